@@ -1,0 +1,202 @@
+"""Every setting of a run, its default, and the named presets.
+
+The resolved configuration is written as TOML beside the results and inside the checkpoint, so a
+run can always be repeated.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from faml.errors import ConfigurationError
+
+__all__ = [
+    "PRESETS",
+    "DataConfig",
+    "EmConfig",
+    "RunConfig",
+    "SearchConfig",
+    "build_config",
+    "config_from_toml",
+    "config_to_toml",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataConfig(_Section):
+    """Which particles are read and how."""
+
+    inputs: tuple[str, ...] = ()
+    """MRC files, folders, globs or one RELION STAR file."""
+    tilt_range_deg: tuple[float, float] | None = None
+    """Tilt range (min, max) in degrees about Y; needed where no weight volume is given."""
+    voxel_size_angstrom: float | None = Field(default=None, gt=0)
+    """Overrides the voxel size of the files."""
+    invert: bool = False
+    """Multiply every particle by -1 (density must be positive)."""
+    normalise: Literal["auto", "always", "never"] = "auto"
+    """Background mean 0 and variance 1 outside the particle radius. `auto` does so per particle
+    only where the particles disagree, otherwise by one common factor."""
+    particle_diameter_angstrom: float | None = Field(default=None, gt=0)
+    """Diameter of the particle; bounds the background, the mask and the angular band limit."""
+    subset: int | None = Field(default=None, ge=1)
+    """Use only so many particles, drawn at random with the run's seed."""
+
+
+class SearchConfig(_Section):
+    """How each particle's poses are proposed and weighted."""
+
+    strategy: str = "faml"
+    proposal: str = "amplitude"
+    """How candidate poses are found: `amplitude` (translation-invariant bound, paper Eq. 2)."""
+    max_candidates: int = Field(default=50, ge=1, le=5000)
+    """Candidate poses kept per particle and class."""
+    max_shift_voxels: float | None = Field(default=None, ge=0)
+    """Largest translation searched; None takes one eighth of the box."""
+    local_angle_deg: float | None = Field(default=None, gt=0, le=180)
+    """Search only within this angle of the particle's input pose."""
+    max_bandwidth: int = Field(default=32, ge=4, le=128)
+    """Upper limit of the spherical-harmonic band limit L of the rotational search."""
+    voronoi_samples: int = Field(default=10_000, ge=10)
+    voronoi_measure: Literal["haar", "euler"] = "haar"
+    """`euler` draws independent uniform Euler angles, as the paper does."""
+    voronoi_volume: Literal["region", "normalised"] = "region"
+    """`region` multiplies the Voronoi fractions by the volume sampled; `normalised` is the
+    paper's, which drops it."""
+
+
+class EmConfig(_Section):
+    """The model and how expectation maximisation runs."""
+
+    classes: int = Field(default=1, ge=1)
+    iterations: int = Field(default=25, ge=0)
+    """Maximum number of iterations."""
+    seed: int = Field(default=0, ge=0)
+    start: str = "random"
+    """`random` orientations, plain `average`, the input `poses`, or an MRC file."""
+    start_lowpass_angstrom: float | None = Field(default=None, gt=0)
+    """Low-pass of the starting reference."""
+    update: Literal["ratio", "impute"] = "ratio"
+    """M-step: direct maximiser with a Wiener prior, or the paper's Eq. 10."""
+    noise: Literal["shell", "scalar"] = "shell"
+    """Noise variance per Fourier shell, or one number."""
+    march: bool = True
+    """Let the resolution grow with the measured signal-to-noise ratio; False uses all shells."""
+    first_shell: int = Field(default=4, ge=2)
+    """Fourier radius of the first iteration when marching."""
+    max_shell: int | None = Field(default=None, ge=2)
+    """Largest Fourier radius used for alignment; None is the last shell below Nyquist."""
+    chunk_size: int = Field(default=8, ge=1)
+    """Particles per work item. Sums are taken chunk by chunk in a fixed order."""
+
+
+class RunConfig(_Section):
+    """A complete run."""
+
+    preset: Literal["robust", "paper"] = "robust"
+    output: str = ""
+    threads: int = Field(default=1, ge=1)
+    data: DataConfig = DataConfig()
+    search: SearchConfig = SearchConfig()
+    em: EmConfig = EmConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if self.data.tilt_range_deg is not None:
+            low, high = self.data.tilt_range_deg
+            if not -90.0 <= low < high <= 90.0:
+                msg = (
+                    f"tilt range must satisfy -90 <= MIN < MAX <= 90 degrees, found {low:g} "
+                    f"{high:g}; give the smaller angle first"
+                )
+                raise ValueError(msg)
+        if self.em.max_shell is not None and self.em.max_shell < self.em.first_shell:
+            msg = (
+                f"the last shell ({self.em.max_shell}) lies below the first "
+                f"({self.em.first_shell}); raise it or lower first_shell"
+            )
+            raise ValueError(msg)
+        return self
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "robust": {},
+    # Zhao et al. 2018, section 3: what the paper's program does, misprints corrected.
+    "paper": {
+        "em": {"start": "average", "update": "impute", "noise": "scalar", "march": False},
+        "search": {
+            "proposal": "amplitude",
+            "max_candidates": 50,
+            "voronoi_samples": 10_000,
+            "voronoi_measure": "euler",
+            "voronoi_volume": "normalised",
+        },
+    },
+}
+
+
+def build_config(
+    *, preset: str = "robust", **sections: dict[str, Any] | str | int | None
+) -> RunConfig:
+    """A configuration from a preset and explicit settings, which win over it.
+
+    Parameters
+    ----------
+    preset : str
+        A key of `PRESETS`.
+    **sections
+        ``data``, ``search``, ``em`` as dictionaries (None values mean "not set"), and ``output``
+        and ``threads``.
+
+    Raises
+    ------
+    ConfigurationError
+        For an unknown preset or setting, or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise ConfigurationError(
+            f"unknown preset {preset!r}; expected one of {', '.join(sorted(PRESETS))}"
+        )
+    values: dict[str, Any] = {"preset": preset}
+    for name in ("data", "search", "em"):
+        given = sections.pop(name, None) or {}
+        if not isinstance(given, dict):
+            raise ConfigurationError(f"section {name!r} must be a table of settings")
+        values[name] = PRESETS[preset].get(name, {}) | {
+            key: value for key, value in given.items() if value is not None
+        }
+    values |= {key: value for key, value in sections.items() if value is not None}
+    return _validated(values)
+
+
+def config_to_toml(config: RunConfig) -> str:
+    """The configuration as TOML; settings that are None are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def config_from_toml(text: str) -> RunConfig:
+    """Inverse of `config_to_toml`; raises ConfigurationError for anything not understood."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"the configuration is not valid TOML: {error}") from error
+    return _validated(values)
+
+
+def _validated(values: dict[str, Any]) -> RunConfig:
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            place = ".".join(str(part) for part in item["loc"])
+            text = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{place}: {text}" if place else text)
+        raise ConfigurationError("; ".join(lines)) from error

@@ -1,0 +1,20 @@
+"""Particles: subtomograms as the data model sees them, ``y = W A + noise``."""
+
+from faml.particles.particle_set import (
+    MemoryReader,
+    ParticlePoses,
+    ParticleSet,
+    VolumeReader,
+    WeightReader,
+)
+from faml.particles.wedge import weight_from_volume, wedge_weight
+
+__all__ = [
+    "MemoryReader",
+    "ParticlePoses",
+    "ParticleSet",
+    "VolumeReader",
+    "WeightReader",
+    "wedge_weight",
+    "weight_from_volume",
+]

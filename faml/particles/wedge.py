@@ -1,0 +1,121 @@
+"""Fourier weights of particles: missing wedges and CTF volumes, on one grid.
+
+All weights are ``(n, n, n // 2 + 1)`` float32 on the ``rfftn`` half-spectrum grid
+(`faml.conventions`), non-negative and Friedel symmetric.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.conventions import FloatArray
+from faml.errors import InputDataError
+
+__all__ = ["WEIGHT_FLOOR", "wedge_weight", "weight_from_volume"]
+
+WEIGHT_FLOOR = 1e-3
+"""Relative floor of W below which the noise no longer scales with W; y and W are zeroed there."""
+
+
+def wedge_weight(n: int, tilt_range_deg: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Binary weight of a single-axis tilt about Y.
+
+    Parameters
+    ----------
+    n : int
+        Box edge in voxels.
+    tilt_range_deg : (float, float)
+        Smallest and largest tilt in degrees.
+
+    Returns
+    -------
+    (n, n, n // 2 + 1) float32
+        1 where the component is observed, else 0.
+    """
+    low, high = tilt_range_deg
+    kz = np.fft.fftfreq(n, 1.0 / n)[:, None, None]
+    kx = np.arange(n // 2 + 1, dtype=np.float64)[None, None, :]
+    angle = np.rad2deg(np.arctan2(kz, kx))
+    angle = np.where(angle <= -90.0, angle + 180.0, angle)
+    observed = (angle >= low - 1e-9) & (angle <= high + 1e-9) | ((kz == 0) & (kx == 0))
+    weight = np.broadcast_to(observed, (n, n, n // 2 + 1)).astype(np.float32)
+    return _friedel_symmetric(weight)
+
+
+def weight_from_volume(
+    volume: FloatArray, n: int, *, premultiplied: bool, name: str = "weight volume"
+) -> npt.NDArray[np.float32]:
+    """Weight W from a CTF or wedge volume as programs write it.
+
+    Parameters
+    ----------
+    volume : float array
+        A full cube ``(n, n, n)`` with DC at voxel n // 2, or an FFTW half
+        ``(n, n, n // 2 + 1)`` with DC at 0.
+    n : int
+        Box edge of the particles in voxels.
+    premultiplied : bool
+        True if the particles are already multiplied by the CTF: the volume is W itself
+        (sum of CTF^2). Otherwise it is an amplitude C and W = C^2.
+    name : str
+        Named in errors.
+
+    Returns
+    -------
+    (n, n, n // 2 + 1) float32
+        Zero below `WEIGHT_FLOOR` of the maximum.
+
+    Raises
+    ------
+    InputDataError
+        Wrong shape, NaN or Inf, negative W, or nothing observed.
+    """
+    half = half_weight_volume(volume, n, name)
+    weight = half if premultiplied else half**2
+    weight = _friedel_symmetric(weight.astype(np.float32))
+    if premultiplied and weight.min() < -WEIGHT_FLOOR * weight.max():
+        raise InputDataError(
+            f"{name}: expected weights >= 0 for CTF-premultiplied particles, found "
+            f"{weight.min():g}; the volume may be a CTF amplitude (set rlnCtfDataAreCtfPremultiplied"
+            " to 0)"
+        )
+    if not weight.max() > 0:
+        raise InputDataError(
+            f"{name}: the weight volume is zero everywhere, so no Fourier component is observed; "
+            "give the right file or --tilt-range"
+        )
+    weight[weight < WEIGHT_FLOOR * weight.max()] = 0.0
+    return weight
+
+
+def half_weight_volume(volume: FloatArray, n: int, name: str) -> npt.NDArray[np.float32]:
+    """The volume on the half-spectrum grid, ``(n, n, n // 2 + 1)``, signs kept.
+
+    Raises
+    ------
+    InputDataError
+        Wrong shape, NaN or Inf.
+    """
+    if not np.isfinite(volume).all():
+        raise InputDataError(f"{name}: the weight volume holds NaN or Inf; recompute it")
+    if volume.shape == (n, n, n):
+        return np.fft.ifftshift(volume)[:, :, : n // 2 + 1].astype(np.float32)
+    if volume.shape == (n, n, n // 2 + 1):
+        return np.asarray(volume, dtype=np.float32)
+    raise InputDataError(
+        f"{name}: expected a weight volume of shape {(n, n, n)} (full cube) or "
+        f"{(n, n, n // 2 + 1)} (FFTW half) for particles of box {n}, found {volume.shape}"
+    )
+
+
+def _friedel_symmetric(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Average of ``k`` and ``-k`` on the self-conjugate planes kx = 0 and (even n) kx = n/2."""
+    out = weight.copy()
+    n = weight.shape[0]
+    mirror = -np.arange(n) % n
+    planes = [0] + ([n // 2] if n % 2 == 0 else [])
+    for kx in planes:
+        plane = weight[:, :, kx]
+        out[:, :, kx] = 0.5 * (plane + plane[mirror][:, mirror])
+    return out

@@ -1,0 +1,1 @@
+"""Plans: tables, grids and FFTs around the compiled kernels."""

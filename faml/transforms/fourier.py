@@ -1,0 +1,278 @@
+"""Centred Fourier transforms, crops to the current resolution, and the padded spectrum.
+
+Three forms of one spectrum (`faml.conventions`): the half-spectrum ``(n, n, n // 2 + 1)``; the
+centred half-cube ``(2q + 1, 2q + 1, q + 1)`` that kernels index without wrapping; and the values
+at the points of a `FourierGrid`. Coefficients always keep the scale of the full box.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from faml.kernels.slicing import gather_weights
+
+__all__ = [
+    "FourierGrid",
+    "even_fast_length",
+    "fourier_grid",
+    "full_resolution_shell",
+    "half_cube",
+    "half_cube_adjoint",
+    "padded_half_cube",
+    "shell_indices",
+    "spectrum_of",
+    "volume_of",
+]
+
+
+def spectrum_of(volume: npt.NDArray[np.float32]) -> npt.NDArray[np.complex64]:
+    """Half-spectrum ``(n, n, n // 2 + 1)`` of a centred volume ``(n, n, n)``, unitary."""
+    return scipy.fft.rfftn(scipy.fft.ifftshift(volume), norm="ortho")
+
+
+def volume_of(spectrum: npt.NDArray[np.complex64], n: int) -> npt.NDArray[np.float32]:
+    """Inverse of `spectrum_of`."""
+    return scipy.fft.fftshift(scipy.fft.irfftn(spectrum, s=(n, n, n), norm="ortho"))
+
+
+def full_resolution_shell(n: int) -> int:
+    """Last shell below Nyquist: 31 for a box of 64, 16 for 33."""
+    return (n - 1) // 2
+
+
+def even_fast_length(at_least: int) -> int:
+    """Smallest even length >= ``at_least`` with no prime factor above 5."""
+    length = at_least + at_least % 2
+    while True:
+        rest = length
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return length
+        length += 2
+
+
+def shell_indices(n: int) -> npt.NDArray[np.int32]:
+    """Shell ``round(|k|)`` of every half-spectrum component, ``(n, n, n // 2 + 1)`` int32."""
+    k = scipy.fft.fftfreq(n, 1.0 / n)
+    kx = np.arange(n // 2 + 1, dtype=np.float64)
+    radius = np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx[None, None, :] ** 2)
+    return np.floor(radius + 0.5).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class FourierGrid:
+    """The components used at one resolution, ``|k| < r + 1/2``, in the half-space kx >= 0.
+
+    Points with ``0 < shell <= align_shell`` come first: the E-step uses that prefix, the sums use
+    all of them. The origin is listed (last part) because a volume without its mean is not compact
+    and cannot be interpolated in Fourier space, but it never enters a likelihood.
+
+    Attributes
+    ----------
+    box : int
+        Edge n of the full box.
+    align_shell, sum_shell : int
+        Last shell of the E-step and of the sums; ``align_shell <= sum_shell < n / 2``.
+    points : (J, 3) float32
+        kx, ky, kz.
+    shells : (J,) int32
+    multiplicity : (J,) float32
+        2, or 1 on the plane kx = 0, where both k and -k are listed.
+    indices : (J,) int64
+        Flat index into a half-spectrum ``(n, n, n // 2 + 1)``.
+    align_count : int
+        Length of the prefix.
+    search_edge : int
+        Edge m of the small grid on which translations are searched.
+    search_indices : (align_count,) int64
+        Flat index of the prefix into ``(m, m, m // 2 + 1)``.
+    work_edge : int
+        Edge of the cropped box that holds all points below its Nyquist plane.
+    """
+
+    box: int
+    align_shell: int
+    sum_shell: int
+    points: npt.NDArray[np.float32]
+    shells: npt.NDArray[np.int32]
+    multiplicity: npt.NDArray[np.float32]
+    indices: npt.NDArray[np.int64]
+    align_count: int
+    search_edge: int
+    search_indices: npt.NDArray[np.int64]
+    work_edge: int
+
+    @property
+    def weight_reach(self) -> int:
+        """q of the half-cubes of weights."""
+        return self.sum_shell + 1
+
+    @property
+    def padded_reach(self) -> int:
+        """q of the half-cubes of padded spectra."""
+        return 2 * self.sum_shell + 2
+
+    @property
+    def shell_counts(self) -> npt.NDArray[np.float64]:
+        """Components of the full sphere per shell, ``(sum_shell + 1,)`` float64."""
+        return np.bincount(
+            self.shells, weights=self.multiplicity.astype(np.float64), minlength=self.sum_shell + 1
+        )
+
+    def take(self, spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
+        """Values of a half-spectrum at the points, ``(J,)`` complex64."""
+        out = np.empty(len(self.indices), dtype=np.complex64)
+        gather_weights(np.ascontiguousarray(spectrum, dtype=np.complex64), self.indices, out)
+        return out
+
+    def put(self, values: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.complex64]:
+        """Half-spectrum that is zero except at the points."""
+        n = self.box
+        spectrum = np.zeros((n, n, n // 2 + 1), dtype=np.complex64)
+        spectrum.reshape(-1)[self.indices] = values
+        return spectrum
+
+
+@lru_cache(maxsize=32)
+def fourier_grid(box: int, align_shell: int, sum_shell: int) -> FourierGrid:
+    """The grid of a resolution; grids are cached, as every iteration asks for one.
+
+    Raises
+    ------
+    ValueError
+        Unless ``1 <= align_shell <= sum_shell < box / 2``.
+    """
+    if not 1 <= align_shell <= sum_shell <= full_resolution_shell(box):
+        raise ValueError(
+            f"expected 1 <= align_shell <= sum_shell <= {full_resolution_shell(box)} for a box "
+            f"of {box}, found {align_shell} and {sum_shell}"
+        )
+    shells = shell_indices(box)
+    kz, ky, kx = np.nonzero(shells <= sum_shell)
+    shell = shells[kz, ky, kx]
+    order = np.argsort((shell > align_shell) | (shell == 0), kind="stable")
+    kz, ky, kx, shell = kz[order], ky[order], kx[order], shell[order]
+    signed_z = np.where(kz > box // 2, kz - box, kz)
+    signed_y = np.where(ky > box // 2, ky - box, ky)
+    count = int(((shell > 0) & (shell <= align_shell)).sum())
+    edge = even_fast_length(2 * align_shell + 2)
+    search = (signed_z[:count] % edge * edge + signed_y[:count] % edge) * (edge // 2 + 1)
+    return FourierGrid(
+        box=box,
+        align_shell=align_shell,
+        sum_shell=sum_shell,
+        points=np.stack([kx, signed_y, signed_z], axis=1).astype(np.float32),
+        shells=shell.astype(np.int32),
+        multiplicity=np.where(kx == 0, 1.0, 2.0).astype(np.float32),
+        indices=((kz * box + ky) * (box // 2 + 1) + kx).astype(np.int64),
+        align_count=count,
+        search_edge=edge,
+        search_indices=(search + kx[:count]).astype(np.int64),
+        work_edge=min(even_fast_length(2 * sum_shell + 2), even_fast_length(box)),
+    )
+
+
+def half_cube(
+    spectrum: npt.NDArray[np.inexact], reach: int
+) -> npt.NDArray[np.inexact]:
+    """Centred half-cube of a half-spectrum, ``(2q + 1, 2q + 1, q + 1)``, q = ``reach`` <= n / 2."""
+    n = spectrum.shape[0]
+    axis = np.arange(-reach, reach + 1) % n
+    return np.ascontiguousarray(spectrum[axis[:, None], axis[None, :], : reach + 1])
+
+
+@lru_cache(maxsize=32)
+def _compensation(edge: int) -> npt.NDArray[np.float32]:
+    """``1 / sinc^2`` per axis: what trilinear interpolation on the twofold padded grid takes away.
+
+    A triangle of one padded step in Fourier space is a factor sinc^2(x / 2m) in real space.
+    """
+    x = (np.arange(edge) - edge // 2) / (2.0 * edge)
+    return (1.0 / np.sinc(x) ** 2).astype(np.float32)
+
+
+def _apply_compensation(volume: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    axis = _compensation(volume.shape[0])
+    volume *= axis[:, None, None]
+    volume *= axis[None, :, None]
+    volume *= axis[None, None, :]
+    return volume
+
+
+def padded_half_cube(
+    spectrum: npt.NDArray[np.complex64], grid: FourierGrid
+) -> npt.NDArray[np.complex64]:
+    """Spectrum of the twofold padded, sinc^2-compensated volume, for `kernels.slicing`.
+
+    Parameters
+    ----------
+    spectrum : (n, n, n // 2 + 1) complex64
+        Only the components of `grid` are used.
+    grid : FourierGrid
+
+    Returns
+    -------
+    (2q + 1, 2q + 1, q + 1) complex64
+        q = ``grid.padded_reach``; grid step 1/(2n).
+    """
+    edge = grid.work_edge
+    cropped = _embed(grid.take(spectrum), grid)
+    volume = _apply_compensation(scipy.fft.fftshift(scipy.fft.irfftn(cropped, s=(edge,) * 3)))
+    big = np.zeros((2 * edge,) * 3, dtype=np.float32)
+    start = edge - edge // 2
+    big[start : start + edge, start : start + edge, start : start + edge] = volume
+    return half_cube(scipy.fft.rfftn(scipy.fft.ifftshift(big)), grid.padded_reach)
+
+
+def half_cube_adjoint(
+    accumulator: npt.NDArray[np.complexfloating], grid: FourierGrid
+) -> npt.NDArray[np.complexfloating]:
+    """Adjoint of `padded_half_cube`: accumulated back-turned data at the points of the grid.
+
+    Adjoint in the inner product ``sum_j multiplicity_j Re(conj(a_j) b_j)`` over the points, if the
+    accumulator was filled by `kernels.slicing.turn_back` with weights multiplicity / 2.
+
+    Parameters
+    ----------
+    accumulator : (2q + 1, 2q + 1, q + 1) complex
+        q = ``grid.padded_reach``.
+
+    Returns
+    -------
+    (J,) complex
+        In the precision of the accumulator.
+    """
+    edge = grid.work_edge
+    big_edge = 2 * edge
+    reach = grid.padded_reach
+    big = np.zeros((big_edge, big_edge, edge + 1), dtype=accumulator.dtype)
+    axis = np.arange(-reach, reach + 1) % big_edge
+    big[axis[:, None], axis[None, :], : reach + 1] = accumulator
+    # The inverse real transform takes the Hermitian part of this plane: half of the sum over both
+    # members of each pair, which is what the full accumulator would hold.
+    big[:, :, 0] *= 2.0
+    volume = scipy.fft.fftshift(scipy.fft.irfftn(big, s=(big_edge,) * 3))
+    start = edge - edge // 2
+    inner = volume[start : start + edge, start : start + edge, start : start + edge].copy()
+    spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(_apply_compensation(inner)))
+    return 8.0 * spectrum.reshape(-1)[_work_indices(grid)]
+
+
+def _work_indices(grid: FourierGrid) -> npt.NDArray[np.int64]:
+    edge = grid.work_edge
+    k = grid.points.astype(np.int64)
+    return (k[:, 2] % edge * edge + k[:, 1] % edge) * (edge // 2 + 1) + k[:, 0]
+
+
+def _embed(values: npt.NDArray[np.complex64], grid: FourierGrid) -> npt.NDArray[np.complex64]:
+    edge = grid.work_edge
+    out = np.zeros((edge, edge, edge // 2 + 1), dtype=np.complex64)
+    out.reshape(-1)[_work_indices(grid)] = values
+    return out
