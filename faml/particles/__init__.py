@@ -7,7 +7,7 @@ from faml.particles.particle_set import (
     VolumeReader,
     WeightReader,
 )
-from faml.particles.wedge import weight_from_volume, wedge_weight
+from faml.particles.wedge import wedge_weight, weight_from_volume
 
 __all__ = [
     "MemoryReader",

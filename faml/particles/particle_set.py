@@ -48,7 +48,7 @@ class MemoryReader:
         """Array ``index``."""
         return self.arrays[index]
 
-    def amplitude(self, index: int) -> npt.NDArray[np.float32] | None:  # noqa: ARG002
+    def amplitude(self, index: int) -> npt.NDArray[np.float32] | None:
         """Binary wedges: masking y with W in {0, 1} is multiplying by C = W."""
         return None
 

@@ -111,12 +111,12 @@ class FourierGrid:
 
     @property
     def weight_reach(self) -> int:
-        """q of the half-cubes of weights."""
+        """Q of the half-cubes of weights."""
         return self.sum_shell + 1
 
     @property
     def padded_reach(self) -> int:
-        """q of the half-cubes of padded spectra."""
+        """Q of the half-cubes of padded spectra."""
         return 2 * self.sum_shell + 2
 
     @property
@@ -179,9 +179,7 @@ def fourier_grid(box: int, align_shell: int, sum_shell: int) -> FourierGrid:
     )
 
 
-def half_cube(
-    spectrum: npt.NDArray[np.inexact], reach: int
-) -> npt.NDArray[np.inexact]:
+def half_cube(spectrum: npt.NDArray[np.inexact], reach: int) -> npt.NDArray[np.inexact]:
     """Centred half-cube of a half-spectrum, ``(2q + 1, 2q + 1, q + 1)``, q = ``reach`` <= n / 2."""
     n = spectrum.shape[0]
     axis = np.arange(-reach, reach + 1) % n

@@ -100,9 +100,7 @@ class ShellTransform:
         odd = scipy.fft.rfft(np.ascontiguousarray(grid.imag), axis=1)[:, :top]
         return self._analyse(even, 0) + self._analyse(odd, 1)
 
-    def _analyse(
-        self, orders: npt.NDArray[np.complex64], parity: int
-    ) -> npt.NDArray[np.complex64]:
+    def _analyse(self, orders: npt.NDArray[np.complex64], parity: int) -> npt.NDArray[np.complex64]:
         top = self.bandwidth + 1
         scaled = np.ascontiguousarray(orders * np.float32(2.0 * np.pi / self.longitudes))
         out = np.empty((top, top, orders.shape[2]), dtype=np.complex64)

@@ -119,9 +119,7 @@ def _wigner_rows(
         # delta[h, m, l] for 0 <= h, m <= l
         products = delta[: l + 1, m, l].T * delta[: l + 1, n, l].T
         even = (m - n) % 2 == 0
-        values = np.where(
-            even[:, None], products @ cosine[: l + 1], products @ sine[: l + 1]
-        )
+        values = np.where(even[:, None], products @ cosine[: l + 1], products @ sine[: l + 1])
         # i^(n - m), times 1/i where the series is one of sines
         sign = np.where((n - m - (~even)) // 2 % 2 == 0, 1.0, -1.0)
         rows[offsets[m, n] + l - np.maximum(m, n)] = values * sign[:, None]

@@ -1,0 +1,1 @@
+"""Expectation maximisation: one loop for every strategy (method.md section 5)."""

@@ -1,0 +1,410 @@
+"""The EM loop: a generator of immutable states, whatever the strategy.
+
+One pass runs over fixed chunks of particles; each chunk sums on its own and the partial sums are
+added in chunk order, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.config import EmConfig, RunConfig
+from faml.conventions import FloatArray
+from faml.em.expectation import (
+    ParticleResult,
+    accumulate,
+    posterior,
+    shell_power,
+    summarise,
+)
+from faml.em.maximization import MStep, maximise, soft_sphere
+from faml.em.schedule import (
+    LOOK_AHEAD,
+    SSNR_NEEDED,
+    first_align_shell,
+    last_shell,
+    measure_changes,
+    next_shell,
+    stop_reason,
+)
+from faml.em.start import REFERENCE_FREE_STARTS, fixed_assignments, start_assignments
+from faml.em.state import Assignments, State
+from faml.em.statistics import Statistics
+from faml.errors import ConfigurationError, InputDataError
+from faml.model import ZETA2_FLOOR, Model
+from faml.particles import ParticleSet
+from faml.particles.view import Particle, ParticleViews, Pose
+from faml.references import References, band_limit
+from faml.strategies.base import PoseSupport, SearchContext, Strategy
+from faml.strategies.fast_alignment import FastAlignment
+from faml.strategies.registry import create_strategy
+from faml.transforms.fourier import FourierGrid, fourier_grid, full_resolution_shell
+
+__all__ = ["EmRun", "Progress"]
+
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with (particles done, particles in all) during a pass."""
+
+_DEFAULT_RADIUS = 0.3
+"""Particle radius as a fraction of the box where no diameter is given."""
+_MASK_EDGE_VOXELS = 3.0
+_IDENTITY = Pose(0, np.eye(3), np.zeros(3))
+
+
+class _FixedPose:
+    """A support of each particle's previous pose: how starts enter the M-step."""
+
+    def __init__(self, context: SearchContext) -> None:
+        del context
+
+    def support(
+        self, particle: Particle, references: References, rng: np.random.Generator
+    ) -> PoseSupport:
+        del references, rng
+        return PoseSupport.single(particle.previous)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass over the particles returns; one sum per group of particles."""
+
+    sums: tuple[Statistics, ...]
+    assignments: Assignments
+
+
+class EmRun:
+    """One run: particles, configuration and the strategy, ready to iterate.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+    config : RunConfig
+    reference : (n, n, n) float32 or None
+        For a start from a reference; its grey scale does not matter.
+    progress : Progress or None
+
+    Raises
+    ------
+    ConfigurationError
+        Settings that do not fit the particles.
+    """
+
+    def __init__(
+        self,
+        particles: ParticleSet,
+        config: RunConfig,
+        *,
+        reference: npt.NDArray[np.float32] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.particles = particles
+        self.config = config
+        self._progress = progress
+        self._reference = reference
+        self._check()
+        box = particles.box
+        shift = config.search.max_shift_voxels
+        self.max_shift_voxels = box / 8.0 if shift is None else shift
+        diameter = config.data.particle_diameter_angstrom
+        self._mask: npt.NDArray[np.float32] | None = None
+        self.radius_voxels = _DEFAULT_RADIUS * box
+        if diameter is not None:
+            self.radius_voxels = 0.5 * diameter / particles.voxel_size_angstrom
+            self._mask = soft_sphere(box, self.radius_voxels, _MASK_EDGE_VOXELS)
+        context = SearchContext(config.search, box, self.max_shift_voxels, config.em.seed)
+        self._context = context
+        self._strategy = create_strategy(config.search.strategy, context)
+        self._weight_maximum = max(
+            float(particles.weight(int(w)).max()) for w in np.unique(particles.weight_index)
+        )
+        # Folds and half-sets will be more than one group.
+        self._groups: tuple[npt.NDArray[np.int64], ...] = (np.arange(len(particles)),)
+
+    def _check(self) -> None:
+        box = self.particles.box
+        full = full_resolution_shell(box)
+        if full < 2:
+            raise InputDataError(f"expected boxes of at least 6 voxels, found {box}")
+        shift = self.config.search.max_shift_voxels
+        if shift is not None and shift >= box / 2:
+            raise ConfigurationError(
+                f"expected a largest shift below half the box ({box / 2:g} voxels), found "
+                f"{shift:g}; lower --max-shift"
+            )
+        em = self.config.em
+        if em.start not in REFERENCE_FREE_STARTS and self._reference is None:
+            raise ConfigurationError(
+                f"unknown start {em.start!r}; expected {', '.join(REFERENCE_FREE_STARTS)} or the "
+                "path of an MRC file"
+            )
+        if self._reference is not None and self._reference.shape != (box,) * 3:
+            raise InputDataError(
+                f"reference {em.start}: expected the particles' box {(box,) * 3}, found "
+                f"{self._reference.shape}; rescale it"
+            )
+
+    # ------------------------------------------------------------------ states
+
+    def states(self, resume_from: State | None = None) -> Iterator[State]:
+        """Yield the start (iteration 0) and every iteration until convergence or the maximum.
+
+        Parameters
+        ----------
+        resume_from : State, optional
+            Continue after this state, which is not yielded again.
+        """
+        state = resume_from
+        if state is None:
+            state = self._start()
+            yield state
+        while not state.converged and state.iteration < self.config.em.iterations:
+            state = self._iterate(state)
+            yield state
+
+    def finish(self, state: State) -> State:
+        """The last state with averages at full resolution.
+
+        Poses are those of one more E-step at the final resolution, with sums over all shells.
+        """
+        if state.iteration == 0:
+            return state
+        full = full_resolution_shell(self.particles.box)
+        return self._iterate(replace(state, stop_reason=""), sum_shell=full, keep=state)
+
+    def _start(self) -> State:
+        em = self.config.em
+        box = self.particles.box
+        assignments = start_assignments(self.particles, em.start, em.classes, em.seed)
+        align_shell = self._start_shell()
+        full = full_resolution_shell(box)
+        grid = fourier_grid(box, align_shell, full)
+        model = self._blank_model(grid)
+        strategy: Strategy = _FixedPose(self._context)
+        if self._reference is not None:
+            # Hard alignment does not see the reference's grey scale; the averages it leads to
+            # have the data's. The random split makes the classes differ.
+            model = replace(model, volumes=np.repeat(self._reference[None], em.classes, axis=0))
+            strategy = FastAlignment(self._context)
+        done = self._pass(model, grid, strategy, assignments, 0)
+        if self._reference is not None:
+            split = assignments.classes
+            assignments = fixed_assignments(
+                split, done.assignments.rotations, done.assignments.translations, em.classes
+            )
+            done = self._pass(model, grid, _FixedPose(self._context), assignments, 0)
+        step = self._maximise(done, model, grid)
+        following = align_shell
+        if em.start not in ("random", "average") and em.march:
+            # Given poses were not fitted to this noise, so every shell's SSNR is honest; those
+            # from a reference were, up to its low-pass.
+            best = step.ssnr.max(axis=0)[1:]
+            reached = int(np.cumprod(best > SSNR_NEEDED).sum())
+            top = align_shell if self._reference is not None else last_shell(box, em)
+            following = min(max(first_align_shell(box, em), reached), top)
+        return State(
+            iteration=0,
+            model=step.model,
+            assignments=done.assignments,
+            align_shell=align_shell,
+            next_align_shell=following,
+            log_likelihood=float(done.assignments.log_likelihoods.sum()),
+            ssnr=step.ssnr,
+            changes=None,
+            empty_classes=step.empty_classes,
+            stop_reason="",
+        )
+
+    def _start_shell(self) -> int:
+        em, box = self.config.em, self.particles.box
+        shell = first_align_shell(box, em)
+        if self._reference is not None and em.start_lowpass_angstrom is None:
+            return last_shell(box, em)
+        if em.start_lowpass_angstrom is not None:
+            extent = box * self.particles.voxel_size_angstrom
+            shell = int(np.clip(extent / em.start_lowpass_angstrom, 2, last_shell(box, em)))
+        return shell
+
+    def _iterate(
+        self, state: State, *, sum_shell: int | None = None, keep: State | None = None
+    ) -> State:
+        em, box = self.config.em, self.particles.box
+        align_shell = state.align_shell if keep else state.next_align_shell
+        if sum_shell is None:
+            sum_shell = min(align_shell + LOOK_AHEAD, full_resolution_shell(box))
+        grid = fourier_grid(box, align_shell, sum_shell)
+        iteration = state.iteration + 1
+        done = self._pass(state.model, grid, self._strategy, state.assignments, iteration)
+        step = self._maximise(done, state.model, grid)
+        following = next_shell(align_shell, step.ssnr, box, em)
+        new = State(
+            iteration=state.iteration if keep else iteration,
+            model=step.model,
+            assignments=done.assignments,
+            align_shell=align_shell,
+            next_align_shell=following,
+            log_likelihood=float(done.assignments.log_likelihoods.sum()),
+            ssnr=step.ssnr,
+            changes=measure_changes(state.assignments, done.assignments),
+            empty_classes=step.empty_classes,
+            stop_reason="",
+        )
+        if keep:
+            return replace(new, changes=keep.changes, stop_reason=keep.stop_reason)
+        return replace(new, stop_reason=stop_reason(state, new))
+
+    def _maximise(self, done: _Pass, old: Model, grid: FourierGrid) -> MStep:
+        total = done.sums[0]
+        for more in done.sums[1:]:
+            total.add(more)
+        return maximise(
+            total,
+            old,
+            grid,
+            self.config.em,
+            weight_maximum=self._weight_maximum,
+            mask=self._mask,
+        )
+
+    # ------------------------------------------------------------------ passes
+
+    def _pass(
+        self,
+        model: Model,
+        grid: FourierGrid,
+        strategy: Strategy,
+        before: Assignments,
+        iteration: int,
+    ) -> _Pass:
+        """One pass over all particles: posteriors and sums under ``model``."""
+        bandwidth = band_limit(
+            grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
+        )
+        references = References(model, grid, bandwidth)
+        views = ParticleViews(self.particles, grid)
+        # Tables are made here: pyshtools must not be called from a worker thread.
+        references.shell_plan, references.rotation_plan  # noqa: B018
+        chunks = [
+            (group, members[i : i + self.config.em.chunk_size])
+            for group, members in enumerate(self._groups)
+            for i in range(0, len(members), self.config.em.chunk_size)
+        ]
+
+        def work(chunk: npt.NDArray[np.int64]) -> tuple[Statistics, list[ParticleResult]]:
+            sums = Statistics.zeros(model.classes, grid, total=False)
+            results = [
+                self._visit(views, references, strategy, int(i), before, iteration, sums)
+                for i in chunk
+            ]
+            return sums, results
+
+        totals = tuple(Statistics.zeros(model.classes, grid, total=True) for _ in self._groups)
+        results: dict[int, ParticleResult] = {}
+        for (group, members), (sums, found) in zip(
+            chunks, _in_order(work, [c for _, c in chunks], self.config.threads), strict=True
+        ):
+            totals[group].add(sums)
+            results.update(zip(members.tolist(), found, strict=True))
+            if self._progress is not None:
+                self._progress(len(results), len(self.particles))
+        return _Pass(totals, _collect([results[i] for i in range(len(self.particles))]))
+
+    def _visit(
+        self,
+        views: ParticleViews,
+        references: References,
+        strategy: Strategy,
+        index: int,
+        before: Assignments,
+        iteration: int,
+        sums: Statistics,
+    ) -> ParticleResult:
+        particle = views.particle(index, before.pose(index))
+        rng = np.random.default_rng(np.random.SeedSequence([self.config.em.seed, iteration, index]))
+        support = strategy.support(particle, references, rng)
+        log_posterior, log_likelihood = posterior(particle, references, support)
+        accumulate(particle, references, support, log_posterior, sums)
+        return summarise(support, log_posterior, log_likelihood, references.classes)
+
+    def _blank_model(self, grid: FourierGrid) -> Model:
+        """No structure yet: the data's own power is the noise."""
+        em: EmConfig = self.config.em
+        box = self.particles.box
+        shells = full_resolution_shell(box) + 1
+        power, observed = np.zeros(shells), np.zeros(shells)
+        views = ParticleViews(self.particles, grid)
+
+        def work(chunk: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+            part, seen = np.zeros(shells), np.zeros(shells)
+            for i in chunk:
+                particle = views.particle(int(i), _IDENTITY)
+                part += shell_power(particle)
+                seen += particle.weight.observed
+            return part, seen
+
+        every = np.arange(len(self.particles))
+        size = em.chunk_size
+        chunks = [every[i : i + size] for i in range(0, len(every), size)]
+        for part, seen in _in_order(work, chunks, self.config.threads):
+            power += part
+            observed += seen
+        noise = power / np.maximum(observed, 1.0)
+        unseen = observed == 0
+        noise[unseen] = noise[~unseen].mean()
+        noise = np.maximum(noise, 1e-30)
+        noise[0] = noise[1]
+        if em.noise == "scalar":
+            noise[:] = power[1:].sum() / observed[1:].sum()
+        return Model(
+            volumes=np.zeros((em.classes, box, box, box), dtype=np.float32),
+            class_fractions=np.full(em.classes, 1.0 / em.classes),
+            noise_variance=noise,
+            signal_power=np.zeros((em.classes, shells)),
+            shift_variance=max(self.max_shift_voxels**2 / 5.0, ZETA2_FLOOR),
+        )
+
+
+def _in_order(
+    work: Callable[[npt.NDArray[np.int64]], T],
+    chunks: list[npt.NDArray[np.int64]],
+    threads: int,
+) -> Iterator[T]:
+    """Results of ``work`` in the order of ``chunks``, at most two per thread in flight."""
+    if threads == 1:
+        yield from map(work, chunks)
+        return
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(work, chunk))
+                if len(waiting) >= 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _collect(results: list[ParticleResult]) -> Assignments:
+    return Assignments(
+        classes=np.array([r.class_index for r in results], dtype=np.int64),
+        rotations=np.stack([r.rotation for r in results]),
+        translations=np.stack([r.translation for r in results]),
+        probabilities=np.array([r.probability for r in results]),
+        class_probabilities=np.stack([r.class_probabilities for r in results]),
+        effective_poses=np.array([r.effective_poses for r in results]),
+        log_likelihoods=np.array([r.log_likelihood for r in results]),
+        fallbacks=np.array([r.fallback for r in results]),
+    )

@@ -1,0 +1,178 @@
+"""M-step: new averages, fractions, noise and prior variances (paper Eq. 10-13).
+
+Two updates of the averages: `ratio`, the direct maximiser with a Wiener prior, and `impute`, the
+paper's Eq. 10, which fills unobserved components from the old average.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.config import EmConfig
+from faml.em.statistics import Statistics
+from faml.model import ZETA2_FLOOR, Model
+from faml.transforms.fourier import FourierGrid, half_cube_adjoint, spectrum_of, volume_of
+
+__all__ = ["CLASS_MASS_FLOOR", "MStep", "maximise", "soft_sphere"]
+
+CLASS_MASS_FLOOR = 0.5
+"""A class with less posterior mass than this many particles keeps its old average."""
+_NOISE_FLOOR = 1e-3  # of the data's power per shell: interpolation is no better than that
+_SSNR_FLOOR = 1e-2  # keeps a shell without measurable signal from being locked at zero
+
+
+@dataclass(frozen=True)
+class MStep:
+    """Result of `maximise`.
+
+    Attributes
+    ----------
+    model : Model
+    ssnr : (K, S) float64
+        Measured in this iteration's sums; zero beyond their last shell.
+    empty_classes : tuple of int
+        Classes that kept their old average.
+    """
+
+    model: Model
+    ssnr: npt.NDArray[np.float64]
+    empty_classes: tuple[int, ...]
+
+
+def maximise(
+    sums: Statistics,
+    old: Model,
+    grid: FourierGrid,
+    config: EmConfig,
+    *,
+    weight_maximum: float,
+    mask: npt.NDArray[np.float32] | None,
+) -> MStep:
+    """New model from sums.
+
+    Parameters
+    ----------
+    sums : Statistics
+        Totals of all particles the model describes.
+    old : Model
+    grid : FourierGrid
+        Of the sums.
+    config : EmConfig
+    weight_maximum : float
+        Largest W of the data, for `impute`.
+    mask : (n, n, n) float32 or None
+        Multiplied onto each average; its complement is solvent.
+    """
+    noise = _noise_variance(sums, old, grid, config)
+    fractions = np.maximum(sums.class_mass, 1e-6 * sums.particles)
+    volumes = old.volumes.copy()
+    power = old.signal_power.copy()
+    ssnr = np.zeros_like(power)
+    empty = []
+    for k in range(old.classes):
+        if sums.class_mass[k] < min(CLASS_MASS_FLOOR, 0.5 * sums.particles):
+            empty.append(k)
+            continue
+        numerator = half_cube_adjoint(sums.numerator[k], grid)
+        denominator = sums.denominator[k]
+        power[k], ssnr[k] = _signal(numerator, denominator, noise, old.signal_power[k], grid)
+        if config.update == "impute":
+            full = sums.class_mass[k] * weight_maximum
+            before = grid.take(spectrum_of(old.volumes[k])) if old.volumes[k].any() else 0.0
+            average = (numerator + (full - denominator) * before) / full
+        else:
+            prior = (noise / np.maximum(power[k], 1e-30))[grid.shells]
+            average = numerator / (denominator + prior)
+        volumes[k] = finish_volume(volume_of(grid.put(average), grid.box), mask)
+    model = Model(
+        volumes=volumes,
+        class_fractions=fractions / fractions.sum(),
+        noise_variance=noise,
+        signal_power=power,
+        shift_variance=max(sums.shift_square / (3.0 * sums.particles), ZETA2_FLOOR),
+    )
+    return MStep(model, ssnr, tuple(empty))
+
+
+def _noise_variance(
+    sums: Statistics, old: Model, grid: FourierGrid, config: EmConfig
+) -> npt.NDArray[np.float64]:
+    """sigma_r^2 (method.md section 5; paper Eq. 12 with its misprint corrected)."""
+    top = grid.sum_shell + 1
+    noise = old.noise_variance.copy()
+    if config.noise == "scalar":
+        # The paper: the old variance on unobserved components, divided by all J.
+        every = sums.particles * grid.shell_counts
+        used = slice(1, top)
+        missing = (every[used] - sums.observed[used]).sum() * old.noise_variance[1]
+        scalar = (sums.residual[used].sum() + missing) / every[used].sum()
+        floor = _NOISE_FLOOR * sums.power[used].sum() / max(sums.observed[used].sum(), 1.0)
+        noise[:] = max(scalar, floor, 1e-30)
+        return noise
+    seen = np.maximum(sums.observed, 1.0)
+    updated = np.maximum(sums.residual / seen, _NOISE_FLOOR * sums.power / seen)
+    fresh = sums.observed > 0
+    noise[:top][fresh] = np.maximum(updated[fresh], 1e-30)
+    noise[0] = noise[1]
+    return noise
+
+
+def _signal(
+    numerator: npt.NDArray[np.complexfloating],
+    denominator: npt.NDArray[np.float64],
+    noise: npt.NDArray[np.float64],
+    old_power: npt.NDArray[np.float64],
+    grid: FourierGrid,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Prior power tau^2 and SSNR per shell.
+
+    The numerator is ``den A`` plus noise of variance ``sigma^2 den``, so
+    ``tau^2 = sum (|num|^2 - sigma^2 den) / sum den^2`` is unbiased where the poses were not fitted
+    to the same shell's noise.
+    """
+    top = grid.sum_shell + 1
+
+    def per_shell(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.bincount(grid.shells, weights=grid.multiplicity * values, minlength=top)
+
+    weights = per_shell(denominator)
+    squares = np.maximum(per_shell(denominator**2), 1e-30)
+    excess = per_shell(np.abs(numerator) ** 2) - noise[:top] * weights
+    measured = excess / squares
+    mean_weight = np.maximum(weights / grid.shell_counts, 1e-30)
+    floor = _SSNR_FLOOR * noise[:top] / mean_weight
+    power = old_power.copy()
+    power[:top] = np.maximum(measured, floor)
+    power[0] = power[1] = max(power[0], power[1])
+    ssnr = np.zeros_like(old_power)
+    ssnr[:top] = np.maximum(measured, 0.0) * mean_weight / noise[:top]
+    return power, ssnr
+
+
+def finish_volume(
+    volume: npt.NDArray[np.float32], mask: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float32]:
+    """Set the solvent to zero mean, and flatten it if there is a mask.
+
+    The origin of Fourier space is in no likelihood; the surroundings of the particle fix it, which
+    also keeps the volume compact enough to be interpolated in Fourier space.
+    """
+    n = volume.shape[0]
+    outside = 1.0 - (soft_sphere(n, 0.5 * n - 2.0, 1.0) if mask is None else mask)
+    total = float(outside.sum(dtype=np.float64))
+    if total > 0:
+        volume = volume - np.float32((volume * outside).sum(dtype=np.float64) / total)
+    if mask is not None:
+        volume = volume * mask
+    return volume.astype(np.float32, copy=False)
+
+
+def soft_sphere(n: int, radius_voxels: float, edge_voxels: float) -> npt.NDArray[np.float32]:
+    """1 inside a radius, a raised cosine over the edge, 0 outside; ``(n, n, n)`` float32."""
+    axis = (np.arange(n) - n // 2).astype(np.float64)
+    distance = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis**2)
+    ramp = np.clip((distance - radius_voxels) / edge_voxels, 0.0, 1.0)
+    return (0.5 + 0.5 * np.cos(np.pi * ramp)).astype(np.float32)

@@ -1,0 +1,94 @@
+"""Resolution marching and convergence (method.md section 7)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.config import EmConfig
+from faml.conventions import rotation_angle_deg
+from faml.em.state import Assignments, Changes, State
+from faml.transforms.fourier import full_resolution_shell
+
+__all__ = [
+    "LOOK_AHEAD",
+    "SSNR_NEEDED",
+    "first_align_shell",
+    "last_shell",
+    "measure_changes",
+    "next_shell",
+    "stop_reason",
+]
+
+LOOK_AHEAD = 3
+"""Shells beyond the E-step that are summed. No pose was fitted to them, so the SSNR measured there
+is honest, and it alone drives the march."""
+SSNR_NEEDED = 0.25
+_STEP = 1
+_ANGLE_DEG = 0.5
+_SHIFT_VOXELS = 0.1
+_CLASS_SHARE = 0.01
+_GAIN_NATS = 0.02
+
+
+def last_shell(box: int, config: EmConfig) -> int:
+    """Largest shell the E-step may use."""
+    full = full_resolution_shell(box)
+    return full if config.max_shell is None else min(config.max_shell, full)
+
+
+def first_align_shell(box: int, config: EmConfig) -> int:
+    """Shell of the first E-step."""
+    last = last_shell(box, config)
+    return min(config.first_shell, last) if config.march else last
+
+
+def next_shell(align_shell: int, ssnr: npt.NDArray[np.float64], box: int, config: EmConfig) -> int:
+    """The shell the next E-step may use.
+
+    One shell more if the best class' SSNR just beyond the present one, where no pose was fitted,
+    exceeds `SSNR_NEEDED`; never fewer.
+    """
+    last = last_shell(box, config)
+    if not config.march or align_shell >= last:
+        return last if not config.march else align_shell
+    measured = ssnr[:, align_shell + 1 : align_shell + 1 + _STEP].max(axis=0)
+    grown = align_shell + int(np.cumprod(measured > SSNR_NEEDED).sum())
+    return min(grown, last)
+
+
+def measure_changes(before: Assignments, after: Assignments) -> Changes:
+    """Median movement of the most probable poses."""
+    angles = rotation_angle_deg(before.rotations, after.rotations)
+    shifts = np.linalg.norm(before.translations - after.translations, axis=1)
+    return Changes(
+        median_angle_deg=float(np.median(angles)),
+        median_shift_voxels=float(np.median(shifts)),
+        class_share=float(np.mean(before.classes != after.classes)),
+    )
+
+
+def stop_reason(previous: State, current: State) -> str:
+    """Why the loop may stop, or an empty string.
+
+    At unchanged resolution, poses and classes must stand still, or the likelihood.
+    """
+    if current.changes is None or current.next_align_shell != current.align_shell:
+        return ""
+    if previous.align_shell != current.align_shell or previous.iteration == 0:
+        return ""
+    changes = current.changes
+    gain = (current.log_likelihood - previous.log_likelihood) / len(current.assignments)
+    still = (
+        changes.median_angle_deg < _ANGLE_DEG
+        and changes.median_shift_voxels < _SHIFT_VOXELS
+        and changes.class_share < _CLASS_SHARE
+    )
+    if still:
+        return (
+            f"converged: median pose change {changes.median_angle_deg:.2f} degrees and "
+            f"{changes.median_shift_voxels:.2f} voxel, log-likelihood {gain:+.3f} per particle"
+        )
+    if abs(gain) < _GAIN_NATS:
+        return f"converged: log-likelihood {gain:+.3f} per particle"
+    return ""

@@ -1,0 +1,114 @@
+"""Immutable states that the EM loop yields and checkpoints keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.model import Model
+from faml.particles.view import Pose
+
+__all__ = ["Assignments", "Changes", "State"]
+
+
+@dataclass(frozen=True)
+class Assignments:
+    """What an iteration found for each of N particles.
+
+    Attributes
+    ----------
+    classes : (N,) int64
+        Most probable class, zero-based.
+    rotations : (N, 3, 3) float64
+        Most probable pose.
+    translations : (N, 3) float64
+        x, y, z in voxels.
+    probabilities : (N,) float64
+        Posterior mass of the most probable pose.
+    class_probabilities : (N, K) float64
+    effective_poses : (N,) float64
+        ``1 / sum P^2``.
+    log_likelihoods : (N,) float64
+        Logarithm of each particle's marginal likelihood, with all normalisers.
+    fallbacks : (N,) bool
+        The candidate list was empty and the previous pose was used.
+    """
+
+    classes: npt.NDArray[np.int64]
+    rotations: npt.NDArray[np.float64]
+    translations: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float64]
+    class_probabilities: npt.NDArray[np.float64]
+    effective_poses: npt.NDArray[np.float64]
+    log_likelihoods: npt.NDArray[np.float64]
+    fallbacks: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def pose(self, index: int) -> Pose:
+        """Most probable pose of one particle."""
+        return Pose(int(self.classes[index]), self.rotations[index], self.translations[index])
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How far the poses moved since the last iteration.
+
+    Attributes
+    ----------
+    median_angle_deg, median_shift_voxels : float
+    class_share : float
+        Share of particles whose class changed.
+    """
+
+    median_angle_deg: float
+    median_shift_voxels: float
+    class_share: float
+
+
+@dataclass(frozen=True)
+class State:
+    """One complete iteration.
+
+    Attributes
+    ----------
+    iteration : int
+        0 is the start.
+    model : Model
+        After the M-step.
+    assignments : Assignments
+    align_shell : int
+        Last Fourier shell the E-step used.
+    next_align_shell : int
+        The one the next E-step will use.
+    log_likelihood : float
+        Sum over particles at the parameters before the M-step. Comparable only between
+        iterations with the same `align_shell`.
+    ssnr : (K, S) float64
+        Measured spectral signal-to-noise ratio of each average.
+    changes : Changes or None
+        None for the start.
+    empty_classes : tuple of int
+        Classes that kept their old average for want of particles.
+    stop_reason : str
+        Empty while the run should go on.
+    """
+
+    iteration: int
+    model: Model
+    assignments: Assignments
+    align_shell: int
+    next_align_shell: int
+    log_likelihood: float
+    ssnr: npt.NDArray[np.float64]
+    changes: Changes | None
+    empty_classes: tuple[int, ...]
+    stop_reason: str
+
+    @property
+    def converged(self) -> bool:
+        """Whether the loop stops here."""
+        return bool(self.stop_reason)

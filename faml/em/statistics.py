@@ -1,0 +1,69 @@
+"""Sufficient statistics of the M-step, per group of particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.transforms.fourier import FourierGrid
+
+__all__ = ["Statistics"]
+
+
+@dataclass
+class Statistics:
+    """Sums over particles and poses. Partial sums of a chunk are complex64, totals complex128.
+
+    Attributes
+    ----------
+    numerator : (K, 2q + 1, 2q + 1, q + 1) complex
+        ``sum P R^-1 y`` on the padded half-cube.
+    denominator : (K, J) float64
+        ``sum P R^-1 W`` at the points of the grid.
+    class_mass : (K,) float64
+        ``sum P``.
+    residual, observed, power : (S,) float64
+        Per shell: ``sum P |y - W R A|^2 / W``, number of components with W > 0 behind it, and
+        ``sum |y|^2 / W``.
+    shift_square : float
+        ``sum P |t|^2`` in voxel^2.
+    particles : float
+        How many.
+    """
+
+    numerator: npt.NDArray[np.complexfloating]
+    denominator: npt.NDArray[np.float64]
+    class_mass: npt.NDArray[np.float64]
+    residual: npt.NDArray[np.float64]
+    observed: npt.NDArray[np.float64]
+    power: npt.NDArray[np.float64]
+    shift_square: float = 0.0
+    particles: float = 0.0
+
+    @classmethod
+    def zeros(cls, classes: int, grid: FourierGrid, *, total: bool) -> Statistics:
+        """Empty sums; ``total`` chooses double precision for the numerator."""
+        q = grid.padded_reach
+        shells = grid.sum_shell + 1
+        return cls(
+            numerator=np.zeros(
+                (classes, 2 * q + 1, 2 * q + 1, q + 1),
+                dtype=np.complex128 if total else np.complex64,
+            ),
+            denominator=np.zeros((classes, len(grid.points))),
+            class_mass=np.zeros(classes),
+            residual=np.zeros(shells),
+            observed=np.zeros(shells),
+            power=np.zeros(shells),
+        )
+
+    def add(self, other: Statistics) -> None:
+        """Add another sum in place. The order of calls fixes the rounding: keep it fixed."""
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(mine, np.ndarray):
+                mine += theirs
+            else:
+                setattr(self, field.name, mine + theirs)

@@ -1,0 +1,174 @@
+"""The model at the current resolution: everything that is common to all particles of an iteration.
+
+Padded spectra of the averages, their spherical harmonics and the denominators of the rotational
+search are made once here and shared by threads.
+"""
+
+from __future__ import annotations
+
+import math
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.kernels.slicing import phase_factors, pose_terms, slice_spectrum
+from faml.model import Model
+from faml.particles.view import Particle, WeightView
+from faml.transforms.fourier import FourierGrid, padded_half_cube, spectrum_of
+from faml.transforms.harmonics import ShellTransform, shell_transform
+from faml.transforms.so3 import SO3Correlation, so3_correlation
+
+__all__ = ["References", "band_limit"]
+
+_DENOMINATORS_KEPT = 64
+_DENOMINATOR_FLOOR = 1e-3
+PADDING = 2.0
+"""Grid points of a padded spectrum per Fourier unit."""
+
+
+def band_limit(box: int, shell: int, radius_voxels: float, maximum: int) -> int:
+    """Band limit L of a particle of a radius at a resolution, ``ceil(2 pi r rho / n) + 1``.
+
+    method.md section 6; at most ``maximum``, at least 4.
+    """
+    return max(4, min(maximum, math.ceil(2.0 * math.pi * shell * radius_voxels / box) + 1))
+
+
+class References:
+    """Averages, noise precision and search tables at one resolution.
+
+    Parameters
+    ----------
+    model : Model
+    grid : FourierGrid
+    bandwidth : int
+        Band limit L of the rotational search.
+    """
+
+    def __init__(self, model: Model, grid: FourierGrid, bandwidth: int) -> None:
+        self.model = model
+        self.grid = grid
+        self.bandwidth = bandwidth
+        self.padded = tuple(padded_half_cube(spectrum_of(volume), grid) for volume in model.volumes)
+        inverse = 1.0 / model.noise_variance[: grid.sum_shell + 1]
+        self.shell_precision: npt.NDArray[np.float32] = inverse.astype(np.float32)
+        """(sum_shell + 1,) 1 / sigma_r^2."""
+        count = grid.align_count
+        self.precision: npt.NDArray[np.float32] = self.shell_precision[grid.shells[:count]]
+        """(align_count,) 1 / sigma^2 at the points of the E-step."""
+        self._lock = Lock()
+        self._harmonics: dict[int, tuple[npt.NDArray[np.complex64], ...]] = {}
+        self._denominators: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.model.classes
+
+    @property
+    def radii(self) -> npt.NDArray[np.float32]:
+        """Shell radii of the rotational search, 1 ... align_shell."""
+        return np.arange(1, self.grid.align_shell + 1, dtype=np.float32)
+
+    @property
+    def radial_weights(self) -> npt.NDArray[np.float32]:
+        """Volume element times precision, ``r^2 / sigma_r^2``, per radius."""
+        weights = self.radii**2 * self.shell_precision[1 : self.grid.align_shell + 1]
+        return weights.astype(np.float32)
+
+    @property
+    def shell_plan(self) -> ShellTransform:
+        """Spherical harmonic plan of the search."""
+        return shell_transform(self.bandwidth)
+
+    @property
+    def rotation_plan(self) -> SO3Correlation:
+        """SO(3) correlation plan of the search."""
+        return so3_correlation(self.bandwidth)
+
+    def slice(
+        self, class_index: int, rotation: npt.NDArray[np.float64], count: int
+    ) -> npt.NDArray[np.complex64]:
+        """``A_k(R^T k)`` at the first ``count`` points of the grid."""
+        out = np.empty(count, dtype=np.complex64)
+        slice_spectrum(self.padded[class_index], self.grid.points[:count], rotation, PADDING, out)
+        return out
+
+    def posed(
+        self,
+        class_index: int,
+        rotation: npt.NDArray[np.float64],
+        translation: npt.NDArray[np.float64],
+        count: int,
+    ) -> npt.NDArray[np.complex64]:
+        """``(R_phi A_k)`` at the first ``count`` points: rotated, then shifted."""
+        sliced = self.slice(class_index, rotation, count)
+        phases = np.empty(count, dtype=np.complex64)
+        phase_factors(self.grid.points[:count], translation, self.grid.box, phases)
+        sliced *= phases
+        return sliced
+
+    def residual_terms(
+        self, particle: Particle, posed: npt.NDArray[np.complex64]
+    ) -> tuple[float, float]:
+        """Cross and energy terms of d2 (method.md section 2) over the shells of the E-step."""
+        count = self.grid.align_count
+        return pose_terms(
+            posed,
+            particle.data[:count],
+            particle.weight.values[:count],
+            self.grid.multiplicity[:count],
+            self.precision,
+        )
+
+    def data_power(self, particle: Particle) -> float:
+        """``sum |y|^2 / (W sigma^2)``, the constant term of d2, in float64."""
+        count = self.grid.align_count
+        weight = particle.weight.values[:count]
+        data = particle.data[:count]
+        factor = (self.grid.multiplicity[:count] * self.precision).astype(np.float64)
+        power = data.real.astype(np.float64) ** 2 + data.imag.astype(np.float64) ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            terms = np.where(weight > 0, factor * power / weight, 0.0)
+        return float(terms.sum())
+
+    def amplitude_harmonics(
+        self, class_index: int
+    ) -> tuple[npt.NDArray[np.complex64], npt.NDArray[np.complex64]]:
+        """Coefficients of |A_k| and |A_k|^2 on the shells, each (L + 1, L + 1, S)."""
+        with self._lock:
+            if class_index not in self._harmonics:
+                plan = self.shell_plan
+                samples = np.abs(plan.sample(self.padded[class_index], self.radii, PADDING))
+                self._harmonics[class_index] = (
+                    plan.analyse_even(samples),
+                    plan.analyse_even(samples**2),
+                )
+            amplitude, power = self._harmonics[class_index]
+            return amplitude, power
+
+    def denominator(self, class_index: int, weight: WeightView) -> npt.NDArray[np.float32]:
+        """``1 / sqrt(sum W (R |A|^2) / sigma^2)`` over the SO(3) grid (paper Eq. 2).
+
+        It depends on the class and the distinct weight only, so it is shared by particles.
+        """
+        key = (class_index, weight.index)
+        with self._lock:
+            known = self._denominators.get(key)
+        if known is not None:
+            return known
+        plan = self.shell_plan
+        samples = plan.sample(weight.cube.astype(np.complex64), self.radii, 1.0).real
+        coefficients = plan.analyse_even(np.ascontiguousarray(samples))
+        energy = self.rotation_plan.correlate(
+            coefficients, self.amplitude_harmonics(class_index)[1], self.radial_weights, even=True
+        )
+        # Band limiting can push a sum of positive terms to zero or below.
+        floor = max(_DENOMINATOR_FLOOR * float(energy.max()), float(np.finfo(np.float32).tiny))
+        made = 1.0 / np.sqrt(np.maximum(energy, np.float32(floor)))
+        with self._lock:
+            if len(self._denominators) >= _DENOMINATORS_KEPT:
+                self._denominators.pop(next(iter(self._denominators)))
+            self._denominators[key] = made
+        return made

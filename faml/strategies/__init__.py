@@ -1,0 +1,1 @@
+"""Strategies: where a particle's (class, pose) posterior is evaluated, and with which weights."""

@@ -1,0 +1,131 @@
+"""What a strategy is: given particle, model and generator, a weighted set of poses.
+
+Adding one is a file with a class that has `Strategy`'s constructor and method, and an entry point
+in the group ``faml.strategies``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.config import SearchConfig
+from faml.particles.view import Particle, Pose
+from faml.references import References
+
+__all__ = ["Candidates", "PoseSupport", "Proposal", "SearchContext", "Strategy"]
+
+
+@dataclass(frozen=True)
+class PoseSupport:
+    """Weighted poses that stand for the integral over classes, rotations and shifts.
+
+    Attributes
+    ----------
+    classes : (M,) int64
+    rotations : (M, 3, 3) float64
+    translations : (M, 3) float64
+        x, y, z in voxels.
+    log_volumes : (M,) float64
+        Logarithm of the volume of each pose's cell: Haar measure (total 1) times voxel^3.
+    fallback : bool
+        No candidate was found; the support is the previous pose.
+    """
+
+    classes: npt.NDArray[np.int64]
+    rotations: npt.NDArray[np.float64]
+    translations: npt.NDArray[np.float64]
+    log_volumes: npt.NDArray[np.float64]
+    fallback: bool = False
+
+    @classmethod
+    def single(cls, pose: Pose, log_volume: float = 0.0, *, fallback: bool = False) -> PoseSupport:
+        """A support of one pose."""
+        return cls(
+            classes=np.array([pose.class_index], dtype=np.int64),
+            rotations=pose.rotation[None].astype(np.float64),
+            translations=pose.translation[None].astype(np.float64),
+            log_volumes=np.array([log_volume]),
+            fallback=fallback,
+        )
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Poses a proposal found, in no particular order.
+
+    Attributes
+    ----------
+    classes : (M,) int64
+    rotations : (M, 3, 3) float64
+    translations : (M, 3) float64
+        x, y, z in voxels.
+    scores : (M,) float64
+        Normalised correlation of paper Eq. 1, between -1 and 1.
+    """
+
+    classes: npt.NDArray[np.int64]
+    rotations: npt.NDArray[np.float64]
+    translations: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """What a strategy is built from.
+
+    Attributes
+    ----------
+    config : SearchConfig
+    box : int
+        Edge n in voxels.
+    max_shift_voxels : float
+    seed : int
+        Of the run; for draws made once.
+    """
+
+    config: SearchConfig
+    box: int
+    max_shift_voxels: float
+    seed: int
+
+
+class Proposal(Protocol):
+    """Finds candidate poses: a part of its own, exchangeable within a strategy."""
+
+    def propose(
+        self, particle: Particle, references: References, rng: np.random.Generator
+    ) -> Candidates:
+        """Candidate poses of one particle for every class; may be empty."""
+        ...
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """One way to support the posterior of a particle. Instances are shared by threads."""
+
+    def __init__(self, context: SearchContext) -> None: ...
+
+    def support(
+        self, particle: Particle, references: References, rng: np.random.Generator
+    ) -> PoseSupport:
+        """The weighted poses of one particle; never empty.
+
+        Parameters
+        ----------
+        particle : Particle
+        references : References
+            The model at the current resolution.
+        rng : numpy Generator
+            Seeded by run, iteration and particle.
+        """
+        ...
