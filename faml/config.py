@@ -58,6 +58,9 @@ class SearchConfig(_Section):
     """How candidate poses are found: `amplitude` (translation-invariant bound, paper Eq. 2)."""
     max_candidates: int = Field(default=50, ge=1, le=5000)
     """Candidate poses kept per particle and class."""
+    keep_previous: int = Field(default=9, ge=0)
+    """Also try the particle's previous rotation, which the bound may miss, and random neighbours
+    of it: so many rotations in all."""
     max_shift_voxels: float | None = Field(default=None, ge=0)
     """Largest translation searched; None takes one eighth of the box."""
     local_angle_deg: float | None = Field(default=None, gt=0, le=180)
@@ -91,6 +94,8 @@ class EmConfig(_Section):
     """Let the resolution grow with the measured signal-to-noise ratio; False uses all shells."""
     first_shell: int = Field(default=4, ge=2)
     """Fourier radius of the first iteration when marching."""
+    exploration: int = Field(default=8, ge=0)
+    """Iterations over which the chance to disregard a particle's previous pose falls to zero."""
     max_shell: int | None = Field(default=None, ge=2)
     """Largest Fourier radius used for alignment; None is the last shell below Nyquist."""
     chunk_size: int = Field(default=8, ge=1)
@@ -130,10 +135,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "robust": {},
     # Zhao et al. 2018, section 3: what the paper's program does, misprints corrected.
     "paper": {
-        "em": {"start": "average", "update": "impute", "noise": "scalar", "march": False},
+        "em": {"start": "average", "update": "impute", "noise": "scalar", "march": False, "exploration": 0},
         "search": {
             "proposal": "amplitude",
             "max_candidates": 50,
+            "keep_previous": 0,
             "voronoi_samples": 10_000,
             "voronoi_measure": "euler",
             "voronoi_volume": "normalised",

@@ -44,10 +44,15 @@ class References:
     grid : FourierGrid
     bandwidth : int
         Band limit L of the rotational search.
+    exploration : float
+        Probability that a proposal disregards a particle's previous pose.
     """
 
-    def __init__(self, model: Model, grid: FourierGrid, bandwidth: int) -> None:
+    def __init__(
+        self, model: Model, grid: FourierGrid, bandwidth: int, exploration: float = 0.0
+    ) -> None:
         self.model = model
+        self.exploration = exploration
         self.grid = grid
         self.bandwidth = bandwidth
         self.padded = tuple(padded_half_cube(spectrum_of(volume), grid) for volume in model.volumes)

@@ -29,6 +29,7 @@ from faml.em.maximization import MStep, maximise, soft_sphere
 from faml.em.schedule import (
     LOOK_AHEAD,
     SSNR_NEEDED,
+    exploration,
     first_align_shell,
     last_shell,
     measure_changes,
@@ -261,7 +262,7 @@ class EmRun:
         )
         if keep:
             return replace(new, changes=keep.changes, stop_reason=keep.stop_reason)
-        return replace(new, stop_reason=stop_reason(state, new))
+        return replace(new, stop_reason=stop_reason(state, new, em))
 
     def _maximise(self, done: _Pass, old: Model, grid: FourierGrid) -> MStep:
         total = done.sums[0]
@@ -290,7 +291,7 @@ class EmRun:
         bandwidth = band_limit(
             grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
         )
-        references = References(model, grid, bandwidth)
+        references = References(model, grid, bandwidth, exploration(iteration, self.config.em))
         views = ParticleViews(self.particles, grid)
         # Tables are made here: pyshtools must not be called from a worker thread.
         references.shell_plan, references.rotation_plan  # noqa: B018

@@ -13,6 +13,7 @@ from faml.transforms.fourier import full_resolution_shell
 __all__ = [
     "LOOK_AHEAD",
     "SSNR_NEEDED",
+    "exploration",
     "first_align_shell",
     "last_shell",
     "measure_changes",
@@ -57,6 +58,16 @@ def next_shell(align_shell: int, ssnr: npt.NDArray[np.float64], box: int, config
     return min(grown, last)
 
 
+def exploration(iteration: int, config: EmConfig) -> float:
+    """Probability that a particle's search disregards its previous pose.
+
+    Falls linearly to zero: keeping poses from the first iterations on freezes the random start.
+    """
+    if config.exploration == 0:
+        return 0.0
+    return max(0.0, 1.0 - (iteration - 1) / config.exploration)
+
+
 def measure_changes(before: Assignments, after: Assignments) -> Changes:
     """Median movement of the most probable poses."""
     angles = rotation_angle_deg(before.rotations, after.rotations)
@@ -68,11 +79,13 @@ def measure_changes(before: Assignments, after: Assignments) -> Changes:
     )
 
 
-def stop_reason(previous: State, current: State) -> str:
+def stop_reason(previous: State, current: State, config: EmConfig) -> str:
     """Why the loop may stop, or an empty string.
 
     At unchanged resolution, poses and classes must stand still, or the likelihood.
     """
+    if exploration(current.iteration, config) > 0:
+        return ""
     if current.changes is None or current.next_align_shell != current.align_shell:
         return ""
     if previous.align_shell != current.align_shell or previous.iteration == 0:

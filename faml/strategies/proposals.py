@@ -29,13 +29,14 @@ class AmplitudeProposal:
 
     def __init__(self, context: SearchContext) -> None:
         self._limit = context.config.max_candidates
+        self._keep_previous = context.config.keep_previous
         self._max_shift = context.max_shift_voxels
 
     def propose(
         self, particle: Particle, references: References, rng: np.random.Generator
     ) -> Candidates:
         """See `Proposal`."""
-        del rng  # deterministic
+        around = self._around(particle, references, rng)
         shells, rotations = references.shell_plan, references.rotation_plan
         samples = np.abs(shells.sample(particle.padded, references.radii, PADDING))
         data = shells.analyse_even(samples)
@@ -52,11 +53,24 @@ class AmplitudeProposal:
             peaks, _ = rotations.peaks(
                 score, self._limit, _SEPARATION_STEPS * rotations.spacing_rad
             )
-            found.append(peaks.as_matrix().reshape(-1, 3, 3))
-            classes.append(np.full(len(found[-1]), k, dtype=np.int64))
+            matrices = peaks.as_matrix().reshape(-1, 3, 3)
+            matrices = np.concatenate([matrices, around])
+            found.append(matrices)
+            classes.append(np.full(len(matrices), k, dtype=np.int64))
         return search_translations(
             particle, references, np.concatenate(classes), np.concatenate(found), self._max_shift
         )
+
+
+    def _around(
+        self, particle: Particle, references: References, rng: np.random.Generator
+    ) -> npt.NDArray[np.float64]:
+        """The previous rotation and a few random neighbours of it, (M, 3, 3)."""
+        if self._keep_previous < 1 or rng.random() < references.exploration:
+            return np.empty((0, 3, 3))
+        centre = Rotation.from_matrix(particle.previous.rotation)
+        near = rotations_within(centre, references.rotation_plan.spacing_rad, self._keep_previous - 1, rng)
+        return Rotation.concatenate([centre, near]).as_matrix()
 
 
 class LocalProposal:

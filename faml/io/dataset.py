@@ -1,0 +1,425 @@
+"""From inputs to a particle set: everything is checked here, before a run starts.
+
+Particles are looked at one by one and none is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.config import DataConfig
+from faml.errors import ConfigurationError, InputDataError
+from faml.io.grey_values import (
+    DEFAULT_RADIUS,
+    GreyValues,
+    Normalisation,
+    contrast_warning,
+    decide_normalisation,
+    measure_grey_values,
+)
+from faml.io.inputs import resolve_inputs
+from faml.io.mrc import MrcHeader, read_header, read_volume
+from faml.io.star import (
+    RelionStar,
+    read_star,
+    resolve_images,
+    star_pixel_size,
+    star_poses,
+    star_premultiplied,
+)
+from faml.io.wedge_files import TiltRangeWeight, VolumeWeights, weight_power
+from faml.particles import ParticlePoses, ParticleSet, WeightReader
+
+__all__ = ["Dataset", "FileVolumes", "WeightSource", "open_particles", "survey_particles"]
+
+WeightSource = Literal["volumes", "tilt range", "missing"]
+
+_SUBSET_STREAM = 0x5B5E7
+"""Keeps the draw of a subset apart from every other use of the run's seed."""
+_VOXEL_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class FileVolumes:
+    """Reads particle volumes from MRC files (`particles.VolumeReader`).
+
+    Attributes
+    ----------
+    paths : tuple of N Path
+    """
+
+    paths: tuple[Path, ...]
+
+    def read(self, index: int) -> npt.NDArray[np.float32]:
+        """Volume ``index``, ``(n, n, n)`` float32; raises InputDataError if it cannot be read."""
+        return read_volume(self.paths[index]).values
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Particles ready for a run and what is known about where they come from.
+
+    Attributes
+    ----------
+    particles : ParticleSet
+        In the order of the input, also with a subset.
+    paths : tuple of N Path
+    star : RelionStar or None
+        The whole input table.
+    rows : (N,) int64
+        Which input particle (row of the STAR file, file of the list) each one is.
+    available : int
+        Particles in the input before drawing a subset.
+    modes : tuple of int
+        MRC modes that occur.
+    weight_source : {"volumes", "tilt range", "missing"}
+        `missing` only from `survey_particles`.
+    weight_paths : tuple of M Path
+        Weight volume of each distinct weight; empty unless ``weight_source`` is `volumes`.
+    premultiplied : (N,) bool
+    grey : GreyValues
+    normalisation : Normalisation
+    warnings : tuple of str
+    """
+
+    particles: ParticleSet
+    paths: tuple[Path, ...]
+    star: RelionStar | None
+    rows: npt.NDArray[np.int64]
+    available: int
+    modes: tuple[int, ...]
+    weight_source: WeightSource
+    weight_paths: tuple[Path, ...]
+    premultiplied: npt.NDArray[np.bool_]
+    grey: GreyValues
+    normalisation: Normalisation
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the inputs list, before any volume is opened; arrays are (N,) of all particles."""
+
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    star: RelionStar | None
+    weight_paths: tuple[Path, ...] | None
+    premultiplied: npt.NDArray[np.bool_]
+    warnings: tuple[str, ...]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> _Source:
+        """The particles of a subset; the STAR table stays whole."""
+        weights = self.weight_paths
+        return _Source(
+            names=tuple(self.names[i] for i in rows),
+            paths=tuple(self.paths[i] for i in rows),
+            star=self.star,
+            weight_paths=None if weights is None else tuple(weights[i] for i in rows),
+            premultiplied=self.premultiplied[rows],
+            warnings=self.warnings,
+        )
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Distinct weights and which one each particle has."""
+
+    source: WeightSource
+    reader: WeightReader
+    index: npt.NDArray[np.int64]
+    paths: tuple[Path, ...]
+    power: npt.NDArray[np.float64]
+    warnings: tuple[str, ...]
+
+
+def open_particles(config: DataConfig, seed: int) -> Dataset:
+    """Open the particles of a run: list, check, measure and normalise them.
+
+    Parameters
+    ----------
+    config : DataConfig
+    seed : int
+        Draws the subset.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ConfigurationError
+        No input, inputs that do not go together, or a particle larger than its box.
+    InputDataError
+        Any file or particle that is missing, unreadable or inconsistent, naming it and the remedy.
+    """
+    return _open(config, seed, weights_required=True)
+
+
+def survey_particles(config: DataConfig, seed: int = 0) -> Dataset:
+    """As `open_particles`, but a missing tilt range is reported instead of refused.
+
+    Every component then counts as observed and ``weight_source`` is `missing`.
+    """
+    return _open(config, seed, weights_required=False)
+
+
+def _open(config: DataConfig, seed: int, *, weights_required: bool) -> Dataset:
+    _check_tilt_range(config)
+    everything = _list_source(config)
+    rows, subset_warnings = _draw_subset(len(everything.names), config.subset, seed)
+    source = everything.take(rows)
+    headers = [read_header(path) for path in source.paths]
+    box = _common_box(source.names, headers)
+    voxel_size, voxel_warnings = _voxel_size(config, source.star, headers)
+    weights = _open_weights(config, source, box, required=weights_required)
+    volumes = FileVolumes(source.paths)
+    grey = measure_grey_values(
+        volumes.read, source.names, box, _radius_voxels(config, box, voxel_size)
+    )
+    normalisation, grey_warnings = decide_normalisation(
+        grey, config.normalise, weights.power, invert=config.invert, names=source.names
+    )
+    contrast = contrast_warning(grey, invert=config.invert)
+    particles = ParticleSet(
+        names=source.names,
+        box=box,
+        voxel_size_angstrom=voxel_size,
+        volumes=volumes,
+        weights=weights.reader,
+        weight_index=weights.index,
+        offset=normalisation.offset,
+        scale=normalisation.scale,
+        poses=_poses(source.star, rows, voxel_size),
+        source_index=np.arange(len(rows), dtype=np.int64),
+    )
+    return Dataset(
+        particles=particles,
+        paths=source.paths,
+        star=source.star,
+        rows=rows,
+        available=len(everything.names),
+        modes=tuple(sorted({header.mode for header in headers})),
+        weight_source=weights.source,
+        weight_paths=weights.paths,
+        premultiplied=source.premultiplied,
+        grey=grey,
+        normalisation=normalisation,
+        warnings=(
+            *source.warnings,
+            *subset_warnings,
+            *_header_warnings(headers),
+            *voxel_warnings,
+            *weights.warnings,
+            *grey_warnings,
+            *([contrast] if contrast else []),
+        ),
+    )
+
+
+def _check_tilt_range(config: DataConfig) -> None:
+    """`RunConfig` checks this too, but a `DataConfig` can be made by itself."""
+    if config.tilt_range_deg is None:
+        return
+    low, high = config.tilt_range_deg
+    if not -90.0 <= low < high <= 90.0:
+        raise ConfigurationError(
+            f"tilt range must satisfy -90 <= MIN < MAX <= 90 degrees, found {low:g} {high:g}; "
+            "give the smaller angle first"
+        )
+
+
+def _list_source(config: DataConfig) -> _Source:
+    files = resolve_inputs(config.inputs)
+    if files.star is None:
+        return _Source(
+            names=tuple(str(path) for path in files.volumes),
+            paths=tuple(path.absolute() for path in files.volumes),
+            star=None,
+            weight_paths=None,
+            premultiplied=np.zeros(len(files.volumes), dtype=np.bool_),
+            warnings=files.warnings,
+        )
+    star = read_star(files.star)
+    paths = resolve_images(star, "rlnImageName")
+    names = tuple(star.particles["rlnImageName"].astype(str))
+    repeated = [path for path, times in Counter(paths).items() if times > 1]
+    if repeated:
+        raise InputDataError(
+            f"{star.path}: {repeated[0].name} is listed {Counter(paths)[repeated[0]]} times in "
+            "rlnImageName; every particle must be one file of its own: remove duplicates"
+        )
+    with_weights = "rlnCtfImage" in star.particles
+    return _Source(
+        names=names,
+        paths=paths,
+        star=star,
+        weight_paths=resolve_images(star, "rlnCtfImage") if with_weights else None,
+        premultiplied=star_premultiplied(star),
+        warnings=files.warnings,
+    )
+
+
+def _draw_subset(
+    available: int, wanted: int | None, seed: int
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    everything = np.arange(available, dtype=np.int64)
+    if wanted is None or wanted == available:
+        return everything, ()
+    if wanted > available:
+        return everything, (f"a subset of {wanted} was asked for; all {available} are used",)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, _SUBSET_STREAM]))
+    return np.sort(rng.choice(everything, size=wanted, replace=False)), ()
+
+
+def _common_box(names: Sequence[str], headers: Sequence[MrcHeader]) -> int:
+    first = headers[0].shape
+    for name, header in zip(names, headers, strict=True):
+        if len(set(header.shape)) != 1:
+            raise InputDataError(
+                f"particle {name}: expected a cubic box, found (z, y, x) = {header.shape} voxels; "
+                "extract the particles again in cubic boxes"
+            )
+        if header.shape != first:
+            raise InputDataError(
+                f"particle {name}: expected a box of {first} voxels like {names[0]}, found "
+                f"{header.shape}; extract all particles with one box size or leave it out"
+            )
+    return first[0]
+
+
+def _voxel_size(
+    config: DataConfig, star: RelionStar | None, headers: Sequence[MrcHeader]
+) -> tuple[float, tuple[str, ...]]:
+    """Option, else STAR, else headers; what disagrees by more than 1 % is an error."""
+    # Programs that do not know the voxel size write 0 or 1.
+    known = [h for h in headers if h.voxel_size_angstrom and not _same(h.voxel_size_angstrom, 1.0)]
+    given = config.voxel_size_angstrom
+    from_star = star_pixel_size(star) if star is not None else None
+    from_header = known[0].voxel_size_angstrom if known else None
+    if given is not None:
+        other = [size for size in (from_star, from_header) if size and not _same(size, given)]
+        return given, tuple(
+            f"--voxel-size {given:g} A replaces {size:g} A of the input files" for size in other[:1]
+        )
+    for header in known[1:]:
+        if not _same(header.voxel_size_angstrom or 0.0, from_header or 0.0):
+            raise InputDataError(
+                f"conflicting voxel sizes: {known[0].path} has {from_header:g} A, {header.path} "
+                f"has {header.voxel_size_angstrom:g} A; use particles of one voxel size, or pass "
+                "--voxel-size if the headers are wrong"
+            )
+    if star is not None and from_star is not None:
+        if from_header is not None and not _same(from_star, from_header):
+            raise InputDataError(
+                f"conflicting voxel sizes: {star.path} says {from_star:g} A, the header of "
+                f"{known[0].path} {from_header:g} A; pass --voxel-size with the right one"
+            )
+        return from_star, ()
+    if from_header is None:
+        raise InputDataError(
+            f"no voxel size: the header of {headers[0].path} has "
+            f"{headers[0].voxel_size_angstrom or 0:g} A, which means unknown; give --voxel-size "
+            "in angstrom"
+        )
+    return from_header, ()
+
+
+def _same(a: float, b: float) -> bool:
+    return abs(a - b) <= _VOXEL_TOLERANCE * max(abs(a), abs(b))
+
+
+def _radius_voxels(config: DataConfig, box: int, voxel_size_angstrom: float) -> float:
+    diameter = config.particle_diameter_angstrom
+    if diameter is None:
+        return DEFAULT_RADIUS * box
+    if diameter > box * voxel_size_angstrom:
+        raise ConfigurationError(
+            f"the particle diameter of {diameter:g} A exceeds the box of {box} x "
+            f"{voxel_size_angstrom:g} = {box * voxel_size_angstrom:g} A; it is given in angstrom"
+        )
+    return 0.5 * diameter / voxel_size_angstrom
+
+
+def _poses(
+    star: RelionStar | None, rows: npt.NDArray[np.int64], voxel_size_angstrom: float
+) -> ParticlePoses | None:
+    if star is None:
+        return None
+    # The origins were written with the file's own pixel size, even where it is overridden.
+    poses = star_poses(star, star_pixel_size(star) or voxel_size_angstrom)
+    return poses and ParticlePoses(poses.rotations[rows], poses.translations[rows])
+
+
+def _open_weights(config: DataConfig, source: _Source, box: int, *, required: bool) -> _Weights:
+    if source.weight_paths is None:
+        return _tilt_range_weight(config, source, box, required=required)
+    distinct: dict[tuple[Path, bool], int] = {}
+    index = np.array(
+        [
+            distinct.setdefault((path, bool(premultiplied)), len(distinct))
+            for path, premultiplied in zip(source.weight_paths, source.premultiplied, strict=True)
+        ],
+        dtype=np.int64,
+    )
+    reader = VolumeWeights(
+        paths=tuple(path for path, _ in distinct),
+        premultiplied=tuple(premultiplied for _, premultiplied in distinct),
+        box=box,
+    )
+    for which in range(len(distinct)):
+        reader.check_header(which)
+    # Reading each once finds an empty or negative one now and not in the middle of a run.
+    powers = np.array([weight_power(reader.read(which)) for which in range(len(distinct))])
+    power = np.ones(len(source.names))
+    chosen = source.premultiplied
+    if chosen.any():
+        power[chosen] = powers[index[chosen]] / np.median(powers[index[chosen]])
+    warnings: tuple[str, ...] = ()
+    if config.tilt_range_deg is not None:
+        warnings = ("the STAR file gives weight volumes (rlnCtfImage): --tilt-range is ignored",)
+    return _Weights("volumes", reader, index, reader.paths, power, warnings)
+
+
+def _tilt_range_weight(
+    config: DataConfig, source: _Source, box: int, *, required: bool
+) -> _Weights:
+    if config.tilt_range_deg is None and required:
+        what = (
+            "the input has no weight volumes"
+            if source.star is None
+            else f"{source.star.path}: column rlnCtfImage is missing"
+        )
+        raise InputDataError(f"{what}, so the missing wedge is unknown; give --tilt-range MIN MAX")
+    warnings = []
+    if source.premultiplied.any():
+        warnings.append(
+            "the particles are CTF-premultiplied but no CTF volumes are given (rlnCtfImage): the "
+            "tilt range alone is used and the averages keep the CTF's envelope"
+        )
+    count = len(source.names)
+    return _Weights(
+        source="tilt range" if config.tilt_range_deg is not None else "missing",
+        reader=TiltRangeWeight(box, config.tilt_range_deg or (-90.0, 90.0)),
+        index=np.zeros(count, dtype=np.int64),
+        paths=(),
+        power=np.ones(count),
+        warnings=tuple(warnings),
+    )
+
+
+def _header_warnings(headers: Sequence[MrcHeader]) -> list[str]:
+    """Each irregularity once, with how many files have it and the first of them."""
+    first: dict[str, Path] = {}
+    times: Counter[str] = Counter()
+    for header in headers:
+        for note in header.notes:
+            first.setdefault(note, header.path)
+            times[note] += 1
+    return [f"{note}: {times[note]} files, first {first[note]}" for note in first]

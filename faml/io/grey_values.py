@@ -1,0 +1,250 @@
+"""Grey values of particles: background statistics, normalisation and contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.errors import ConfigurationError, InputDataError
+
+__all__ = [
+    "DEFAULT_RADIUS",
+    "GreyValues",
+    "Normalisation",
+    "contrast_warning",
+    "decide_normalisation",
+    "measure_grey_values",
+]
+
+DEFAULT_RADIUS = 0.4
+"""Particle radius over the box edge where no diameter is given."""
+
+_DISAGREEMENT = 0.2
+"""Spread of the backgrounds, in background deviations, beyond which particles are normalised
+one by one."""
+_NOISE_FREE = 0.4
+"""Background over inner standard deviation below which the background is not noise."""
+_MASKED = 1e-6
+"""Background over overall standard deviation below which the particle was masked."""
+_CONTRAST_SIGNIFICANCE = 5.0
+_CONTRAST_LEAST = 0.01
+
+
+@dataclass(frozen=True)
+class GreyValues:
+    """Statistics of N particles as they lie in the files.
+
+    Attributes
+    ----------
+    radius_voxels : float
+        Inside is up to this distance from the centre, background beyond it.
+    background_mean, background_std : (N,) float64
+    inside_mean, inside_std : (N,) float64
+    minimum, maximum : (N,) float64
+    """
+
+    radius_voxels: float
+    background_mean: npt.NDArray[np.float64]
+    background_std: npt.NDArray[np.float64]
+    inside_mean: npt.NDArray[np.float64]
+    inside_std: npt.NDArray[np.float64]
+    minimum: npt.NDArray[np.float64]
+    maximum: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How grey values are read: ``(value - offset) * scale``.
+
+    Attributes
+    ----------
+    applied : str
+        `each` (particle by particle), `common` (one offset and factor) or `none`.
+    reason : str
+        For people.
+    offset, scale : (N,) float32
+        The scale carries the sign of `--invert`.
+    """
+
+    applied: Literal["each", "common", "none"]
+    reason: str
+    offset: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32]
+
+
+def measure_grey_values(
+    read: Callable[[int], npt.NDArray[np.float32]],
+    names: tuple[str, ...],
+    box: int,
+    radius_voxels: float,
+) -> GreyValues:
+    """One pass over the particles, one volume in memory at a time.
+
+    Parameters
+    ----------
+    read : callable
+        Particle index to ``(n, n, n)`` float32.
+    names : tuple of N str
+        For errors.
+    box : int
+    radius_voxels : float
+
+    Raises
+    ------
+    InputDataError
+        A volume is constant (or cannot be read, from `read`).
+    ConfigurationError
+        The particle diameter leaves no background.
+    """
+    axis = (np.arange(box) - box // 2) ** 2
+    radius2 = axis[:, None, None] + axis[None, :, None] + axis[None, None, :]
+    inside = (radius2 <= radius_voxels**2).reshape(-1)
+    if inside.mean() > 0.95 or not inside.any():
+        raise ConfigurationError(
+            f"the particle radius of {radius_voxels:g} voxels leaves no background in a box of "
+            f"{box} voxels; give a smaller --particle-diameter or larger boxes"
+        )
+    inner, outer = np.flatnonzero(inside), np.flatnonzero(~inside)
+    table = np.empty((6, len(names)))
+    for index, name in enumerate(names):
+        values = read(index).reshape(-1)
+        low, high = float(values.min()), float(values.max())
+        if low == high:
+            raise InputDataError(
+                f"particle {name}: the volume is constant (every voxel is {low:g}), so it carries "
+                "no data; remove it or extract it again"
+            )
+        # Sums about a value of the volume: float64 of large offsets would lose the deviation.
+        background, core = values[outer].astype(np.float64), values[inner].astype(np.float64)
+        table[:, index] = (
+            background.mean(),
+            background.std(),
+            core.mean(),
+            core.std(),
+            low,
+            high,
+        )
+    return GreyValues(radius_voxels, *table)
+
+
+def decide_normalisation(
+    grey: GreyValues,
+    mode: Literal["auto", "always", "never"],
+    power: npt.NDArray[np.float64],
+    *,
+    invert: bool,
+    names: tuple[str, ...],
+) -> tuple[Normalisation, tuple[str, ...]]:
+    """Offset and scale of every particle, and warnings.
+
+    `never` reads values as they are. `always` gives every particle background mean 0 and
+    variance 1. `auto` does so where the backgrounds disagree by more than 20 %, and else applies
+    one offset and one factor to all, which keeps relative grey values.
+
+    CTF-premultiplied data have a noise variance of sigma^2 times the mean of W by nature, so there
+    the background variance is brought to ``power`` instead of 1: otherwise y and W of one particle
+    would no longer belong together.
+
+    Parameters
+    ----------
+    grey : GreyValues
+    mode : {"auto", "always", "never"}
+    power : (N,) float64
+        Expected background variance relative to the typical particle; 1 unless premultiplied.
+    invert : bool
+    names : tuple of N str
+
+    Raises
+    ------
+    InputDataError
+        `always` with a particle whose background is constant.
+    """
+    count = len(names)
+    sign = -1.0 if invert else 1.0
+    level = grey.background_std / np.sqrt(power)
+    masked = grey.background_std <= _MASKED * grey.inside_std
+    if mode == "never":
+        return _normalisation("none", "switched off", np.zeros(count), np.full(count, sign)), ()
+    if mode == "always":
+        if masked.any():
+            raise InputDataError(
+                f"particle {names[int(np.argmax(masked))]}: its background is constant, so its "
+                "variance cannot be brought to 1; use unmasked particles, a smaller "
+                "--particle-diameter, or --normalise never"
+            )
+        return _normalisation("each", "asked for", grey.background_mean, sign / level), ()
+    if masked.any():
+        return _common(
+            grey.background_mean,
+            grey.inside_std / np.sqrt(power),
+            sign,
+            "backgrounds are constant, so the inner standard deviation is used",
+        ), (
+            f"{int(masked.sum())} of {count} particles have a constant background (masked?), first "
+            f"{names[int(np.argmax(masked))]}; noise cannot be estimated from it: unmasked "
+            "particles are better",
+        )
+    spread_std, spread_mean = _spread(level) / np.median(level), _spread(grey.background_mean)
+    spread_mean /= float(np.median(level))
+    agree = f"backgrounds agree (deviations to {spread_std:.0%}, means to {spread_mean:.2f} sd)"
+    if np.median(grey.background_std / grey.inside_std) < _NOISE_FREE:
+        return _common(grey.background_mean, level, sign, "background is nearly noise-free"), ()
+    if max(spread_std, spread_mean) <= _DISAGREEMENT:
+        return _common(grey.background_mean, level, sign, agree), ()
+    warning = (
+        f"the backgrounds of the particles disagree (standard deviations by {spread_std:.0%}, "
+        f"means by {spread_mean:.2f} standard deviations), so each particle is normalised by "
+        "itself; --normalise never keeps the grey values as they are"
+    )
+    reason = f"backgrounds disagree (deviations by {spread_std:.0%}, means by {spread_mean:.2f} sd)"
+    return _normalisation("each", reason, grey.background_mean, sign / level), (warning,)
+
+
+def contrast_warning(grey: GreyValues, *, invert: bool) -> str | None:
+    """A warning if the particles are darker than their background, else None.
+
+    Tested over the data set: mean of (inside - background) / background deviation against its
+    standard error.
+    """
+    sign = -1.0 if invert else 1.0
+    usable = grey.background_std > _MASKED * grey.inside_std
+    contrast = sign * (grey.inside_mean - grey.background_mean)[usable]
+    contrast /= grey.background_std[usable]
+    if contrast.size < 3:
+        return None
+    mean, error = contrast.mean(), contrast.std(ddof=1) / np.sqrt(contrast.size)
+    if mean > -_CONTRAST_LEAST or mean > -_CONTRAST_SIGNIFICANCE * error:
+        return None
+    remedy = "leave --invert out" if invert else "add --invert"
+    return (
+        f"density inside the particle radius is lower than the background (by {-mean:.2f} "
+        f"background standard deviations on average); protein must be positive: {remedy} if it is "
+        "dark in these volumes"
+    )
+
+
+def _spread(values: npt.NDArray[np.float64]) -> float:
+    """Standard deviation by the 10th and 90th percentile, which a few outliers do not move."""
+    low, high = np.percentile(values, [10.0, 90.0])
+    return float(high - low) / 2.563
+
+
+def _common(
+    mean: npt.NDArray[np.float64], level: npt.NDArray[np.float64], sign: float, reason: str
+) -> Normalisation:
+    count = mean.size
+    offset = np.full(count, np.median(mean))
+    return _normalisation("common", reason, offset, np.full(count, sign / np.median(level)))
+
+
+def _normalisation(
+    applied: Literal["each", "common", "none"],
+    reason: str,
+    offset: npt.NDArray[np.float64],
+    scale: npt.NDArray[np.float64],
+) -> Normalisation:
+    return Normalisation(applied, reason, offset.astype(np.float32), scale.astype(np.float32))

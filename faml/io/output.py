@@ -1,0 +1,246 @@
+"""What a run leaves behind: class averages, a RELION STAR file and the wedge it needs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from faml.conventions import (
+    FloatArray,
+    matrices_to_relion_angles_deg,
+    translations_to_relion_origins,
+)
+from faml.errors import OutputError
+from faml.io.dataset import Dataset
+from faml.io.mrc import write_volume
+from faml.io.star import (
+    ANGLE_COLUMNS,
+    ORIGIN_COLUMNS,
+    PIXEL_ORIGIN_COLUMNS,
+    Block,
+    write_star,
+)
+from faml.io.wedge_files import full_cube
+
+__all__ = [
+    "CHECKPOINT_NAME",
+    "ParticleResults",
+    "class_path",
+    "prepare_output_directory",
+    "write_class_averages",
+    "write_particles",
+]
+
+CHECKPOINT_NAME = "run.h5"
+_STAR_NAME = "particles.star"
+_WEDGE_NAME = "wedge.mrc"
+_VERSION = 30001
+_ASSUMED_OPTICS = {
+    "rlnVoltage": "300.000000",
+    "rlnSphericalAberration": "2.700000",
+    "rlnAmplitudeContrast": "0.100000",
+}
+
+
+@dataclass(frozen=True)
+class ParticleResults:
+    """What was found for N particles, in the order of the data set.
+
+    Attributes
+    ----------
+    classes : (N,) int
+        Zero-based; files count from one.
+    rotations : (N, 3, 3) float
+    translations : (N, 3) float
+        x, y, z in voxels.
+    probabilities : (N,) float
+        Posterior mass of the best pose.
+    log_likelihoods : (N,) float
+    """
+
+    classes: npt.NDArray[np.integer]
+    rotations: FloatArray
+    translations: FloatArray
+    probabilities: FloatArray
+    log_likelihoods: FloatArray
+
+
+def prepare_output_directory(path: str | Path) -> Path:
+    """Create the directory of a new run, or accept an existing one without a run in it.
+
+    Raises
+    ------
+    OutputError
+        It holds a run (``run.h5``), is no directory, or cannot be written to.
+    """
+    directory = Path(path)
+    if (directory / CHECKPOINT_NAME).exists():
+        raise OutputError(
+            f"{directory} holds another run ({CHECKPOINT_NAME}); continue it with `faml resume "
+            f"{directory}` or choose another output directory"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # os.access lies on network file systems and for root: try it.
+        probe = directory / f".faml-{os.getpid()}.tmp"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{directory}: cannot be used as output directory ({error.strerror}); choose one you "
+            "can write to"
+        ) from error
+    return directory
+
+
+def class_path(directory: Path, class_index: int) -> Path:
+    """File of a class, zero-based index: ``class_001.mrc`` for class 0."""
+    return directory / f"class_{class_index + 1:03d}.mrc"
+
+
+def write_class_averages(
+    directory: Path, volumes: FloatArray, voxel_size_angstrom: float
+) -> tuple[Path, ...]:
+    """Write ``class_001.mrc`` ... from (K, n, n, n) averages; raises OutputError."""
+    paths = tuple(class_path(directory, index) for index in range(len(volumes)))
+    for path, volume in zip(paths, volumes, strict=True):
+        write_volume(path, volume, voxel_size_angstrom)
+    return paths
+
+
+def write_particles(directory: Path, dataset: Dataset, results: ParticleResults) -> Path:
+    """Write ``particles.star`` (and ``wedge.mrc`` where the input has no weight volumes).
+
+    Columns, other tables and the order of the input are kept; class, angles, origins, posterior
+    probability and log-likelihood are overwritten in place or added. File names become absolute,
+    so that both RELION (which resolves them against where it is started) and faml find them.
+
+    Returns
+    -------
+    Path
+        The STAR file.
+
+    Raises
+    ------
+    OutputError
+        Results for another number of particles, or a file cannot be written.
+    """
+    if len(results.classes) != len(dataset.particles):
+        raise OutputError(
+            f"expected results for {len(dataset.particles)} particles, found {len(results.classes)}"
+        )
+    comment = "Written by faml."
+    if dataset.star is None:
+        blocks, particles_block, version = _new_blocks(dataset), "particles", _VERSION
+        comment += (
+            "\nAssumed, since MRC files do not say: voltage 300 kV, spherical aberration 2.7 mm, "
+            "amplitude contrast 0.1."
+        )
+    else:
+        blocks = dict(dataset.star.blocks)
+        particles_block, version = dataset.star.particles_block, dataset.star.version
+        blocks[particles_block] = dataset.star.particles.iloc[dataset.rows].copy()
+        if "optics" in blocks and dataset.star.optics is not None:
+            blocks["optics"] = _with_voxel_size(dataset.star.optics, dataset)
+    table = blocks[particles_block]
+    if not isinstance(table, pd.DataFrame):  # read_star and _new_blocks make tables
+        raise OutputError(f"data_{particles_block} is not a table")
+    table = _with_images(table, directory, dataset)
+    in_pixels = "optics" not in blocks and set(PIXEL_ORIGIN_COLUMNS) & set(table.columns)
+    blocks[particles_block] = _with_results(
+        table, results, dataset.particles.voxel_size_angstrom, in_pixels=bool(in_pixels)
+    )
+    path = directory / _STAR_NAME
+    write_star(path, blocks, version, comment)
+    return path
+
+
+def _new_blocks(dataset: Dataset) -> dict[str, Block]:
+    """RELION 3.1 tables for particles that came without a STAR file."""
+    count = len(dataset.particles)
+    optics = {
+        "rlnOpticsGroup": "1",
+        "rlnOpticsGroupName": "opticsGroup1",
+        "rlnImagePixelSize": f"{dataset.particles.voxel_size_angstrom:.6f}",
+        "rlnImageSize": str(dataset.particles.box),
+        "rlnImageDimensionality": "3",
+        **_ASSUMED_OPTICS,
+        "rlnCtfDataAreCtfPremultiplied": "0",
+    }
+    particles = {
+        "rlnImageName": [str(path) for path in dataset.paths],
+        "rlnMicrographName": [path.parent.name or "unknown" for path in dataset.paths],
+        "rlnOpticsGroup": ["1"] * count,
+    }
+    return {
+        "optics": pd.DataFrame([optics], dtype=object),
+        "particles": pd.DataFrame(particles, dtype=object),
+    }
+
+
+def _with_voxel_size(optics: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """The optics table, with --voxel-size in it where that replaced the file's."""
+    voxel_size = dataset.particles.voxel_size_angstrom
+    sizes = pd.to_numeric(optics.get("rlnImagePixelSize"), errors="coerce")
+    if sizes is None or np.isclose(sizes.iloc[0], voxel_size, rtol=1e-6):
+        return optics
+    changed = optics.copy()
+    used = changed.index
+    if dataset.star is not None and "rlnOpticsGroup" in changed:
+        groups = set(dataset.star.particles.get("rlnOpticsGroup", changed["rlnOpticsGroup"]))
+        used = changed.index[changed["rlnOpticsGroup"].isin(groups)]
+    changed.loc[used, "rlnImagePixelSize"] = f"{voxel_size:.6f}"
+    return changed
+
+
+def _with_images(table: pd.DataFrame, directory: Path, dataset: Dataset) -> pd.DataFrame:
+    """Absolute image and weight names; a wedge volume is written where there was none."""
+    table = table.copy()
+    table["rlnImageName"] = [os.path.abspath(path) for path in dataset.paths]
+    if dataset.weight_source == "volumes":
+        index = dataset.particles.weight_index
+        table["rlnCtfImage"] = [os.path.abspath(dataset.weight_paths[i]) for i in index]
+        return table
+    wedge = directory / _WEDGE_NAME
+    write_volume(
+        wedge, full_cube(dataset.particles.weight(0)), dataset.particles.voxel_size_angstrom
+    )
+    names = [os.path.abspath(wedge)] * len(table)
+    if "rlnCtfImage" in table:
+        table["rlnCtfImage"] = names
+    else:
+        table.insert(table.columns.get_loc("rlnImageName") + 1, "rlnCtfImage", names)
+    return table
+
+
+def _with_results(
+    table: pd.DataFrame,
+    results: ParticleResults,
+    voxel_size_angstrom: float,
+    *,
+    in_pixels: bool,
+) -> pd.DataFrame:
+    """The table with class, pose, probability and log-likelihood."""
+    table = table.copy()
+    angles = matrices_to_relion_angles_deg(results.rotations)
+    scale = 1.0 if in_pixels else voxel_size_angstrom
+    origins = translations_to_relion_origins(results.translations, scale)
+    table["rlnClassNumber"] = [str(int(index) + 1) for index in results.classes]
+    for column, values in (
+        *zip(ANGLE_COLUMNS, angles.T, strict=True),
+        *zip(PIXEL_ORIGIN_COLUMNS if in_pixels else ORIGIN_COLUMNS, origins.T, strict=True),
+        ("rlnMaxValueProbDistribution", results.probabilities),
+        ("rlnLogLikeliContribution", results.log_likelihoods),
+    ):
+        table[column] = _formatted(values)
+    return table
+
+
+def _formatted(values: FloatArray) -> list[str]:
+    # Adding zero turns -0.000000 into 0.000000.
+    return [f"{value:.6f}" for value in np.round(np.asarray(values, dtype=np.float64), 6) + 0.0]

@@ -1,0 +1,419 @@
+"""RELION particle STAR files (3.0, 3.1, 4, 5 with 3-D subtomograms), read and kept untouched.
+
+Every value is kept as the text that stood in the file: a tomogram named "01" stays "01", and
+columns and tables that faml does not know are written back as they were.
+
+Pseudo-subtomograms of RELION 4 and 5 are extracted in the frame of the subtomogram: the full
+orientation in the tomogram is ``A_subtomogram A_particle``, but the box that is aligned here
+already lies in the subtomogram's frame, so its pose is ``A_particle`` alone (rlnAngleRot, Tilt,
+Psi). rlnTomoSubtomogramRot, Tilt and Psi are neither applied nor changed.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import starfile
+
+from faml.conventions import relion_angles_deg_to_matrices, relion_origins_to_translations
+from faml.errors import InputDataError
+from faml.io.atomic import write_text_atomic
+from faml.particles import ParticlePoses
+
+__all__ = [
+    "ANGLE_COLUMNS",
+    "ORIGIN_COLUMNS",
+    "PIXEL_ORIGIN_COLUMNS",
+    "Block",
+    "RelionStar",
+    "read_star",
+    "resolve_images",
+    "star_pixel_size",
+    "star_poses",
+    "star_premultiplied",
+    "star_text",
+    "write_star",
+]
+
+ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+ORIGIN_COLUMNS = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
+PIXEL_ORIGIN_COLUMNS = ("rlnOriginX", "rlnOriginY", "rlnOriginZ")
+"""RELION 3.0 and earlier, in pixels."""
+
+_DEFAULT_VERSION = 30001
+_PIXEL_TOLERANCE = 0.01
+_EXTRACT_3D = (
+    "extract the particles again as 3-D subtomograms: in RELION 5 set 'Write output as 2D stacks?' "
+    "to No (relion_tomo_subtomo without --stack2d), in WarpTools use ts_export_particles --3d"
+)
+
+Block: TypeAlias = "pd.DataFrame | dict[str, str]"
+"""A loop (table) or a list of single values; everything is text."""
+
+
+@dataclass(frozen=True)
+class RelionStar:
+    """A particle STAR file.
+
+    Attributes
+    ----------
+    path : Path
+    version : int
+        RELION's format version from the file's comment, 30001 if there is none.
+    blocks : dict of str to DataFrame or dict
+        Every data block in order; all values are text.
+    particles_block : str
+        Name of the block with one row per particle.
+    """
+
+    path: Path
+    version: int
+    blocks: dict[str, Block]
+    particles_block: str
+
+    @property
+    def directory(self) -> Path:
+        """Where the file lies."""
+        return self.path.absolute().parent
+
+    @property
+    def particles(self) -> pd.DataFrame:
+        """One row per particle, text."""
+        return self.blocks[self.particles_block]
+
+    @property
+    def optics(self) -> pd.DataFrame | None:
+        """One row per optics group, text; None before RELION 3.1."""
+        block = self.blocks.get("optics")
+        return pd.DataFrame([block]) if isinstance(block, dict) else block
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+
+def read_star(path: str | Path) -> RelionStar:
+    """Read a particle STAR file and refuse what is not 3-D subtomograms.
+
+    Raises
+    ------
+    InputDataError
+        Missing or malformed file, no particles, needed columns absent, or 2-D stacks.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    blocks = _parse(path, text)
+    particles_block = _find_particles(path, blocks)
+    version = re.search(r"^#\s*version\s+(\d+)", text, re.MULTILINE)
+    star = RelionStar(
+        path=path,
+        version=int(version.group(1)) if version else _DEFAULT_VERSION,
+        blocks=blocks,
+        particles_block=particles_block,
+    )
+    _refuse_2d(star)
+    return star
+
+
+def star_pixel_size(star: RelionStar) -> float | None:
+    """Voxel size in angstrom that all particles share, or None if the file does not say.
+
+    rlnImagePixelSize of the optics groups in use; before RELION 3.1 rlnPixelSize, or
+    rlnDetectorPixelSize (micrometres) over rlnMagnification.
+
+    Raises
+    ------
+    InputDataError
+        The groups in use disagree by more than 1 %, or a value is not a positive number.
+    """
+    particles = star.particles
+    sizes: npt.NDArray[np.float64] | None = None
+    if star.optics is not None and "rlnImagePixelSize" in star.optics:
+        sizes = _per_particle(star, "rlnImagePixelSize")
+    elif "rlnImagePixelSize" in particles or "rlnPixelSize" in particles:
+        name = "rlnImagePixelSize" if "rlnImagePixelSize" in particles else "rlnPixelSize"
+        sizes = numbers(star, particles, name)
+    elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(particles.columns):
+        micrometres = numbers(star, particles, "rlnDetectorPixelSize")
+        sizes = 1e4 * micrometres / numbers(star, particles, "rlnMagnification")
+    if sizes is None:
+        return None
+    if not (sizes > 0).all():
+        raise InputDataError(f"{star.path}: expected a pixel size above zero, found {sizes.min()}")
+    smallest, largest = int(np.argmin(sizes)), int(np.argmax(sizes))
+    if sizes[largest] - sizes[smallest] > _PIXEL_TOLERANCE * sizes[largest]:
+        names = particles["rlnImageName"]
+        raise InputDataError(
+            f"{star.path}: the particles have different pixel sizes, {sizes[smallest]:g} A "
+            f"({names.iloc[smallest]}) and {sizes[largest]:g} A ({names.iloc[largest]}); extract "
+            "them at one pixel size or run each optics group by itself"
+        )
+    return float(sizes[0])
+
+
+def star_poses(star: RelionStar, voxel_size_angstrom: float) -> ParticlePoses | None:
+    """Poses of the boxes, method.md section 1; None if the file has no angles.
+
+    Absent origins are zero. rlnTomoSubtomogram angles are not applied (module docstring).
+
+    Parameters
+    ----------
+    star : RelionStar
+    voxel_size_angstrom : float
+        The one by which the origins were written.
+
+    Raises
+    ------
+    InputDataError
+        Only some of the angles or origins are there, or a value is not a number.
+    """
+    particles = star.particles
+    angles = _columns(star, ANGLE_COLUMNS)
+    if angles is None:
+        return None
+    rotations = relion_angles_deg_to_matrices(angles)
+    origins = _columns(star, ORIGIN_COLUMNS)
+    if origins is not None:
+        translations = relion_origins_to_translations(origins, voxel_size_angstrom)
+    else:
+        pixels = _columns(star, PIXEL_ORIGIN_COLUMNS)
+        translations = np.zeros((len(particles), 3)) if pixels is None else -pixels
+    return ParticlePoses(rotations, translations)
+
+
+def star_premultiplied(star: RelionStar) -> npt.NDArray[np.bool_]:
+    """(N,) bool: whether each particle is multiplied by its CTF already."""
+    name = "rlnCtfDataAreCtfPremultiplied"
+    if star.optics is not None and name in star.optics:
+        return _per_particle(star, name) > 0
+    if name in star.particles:
+        return numbers(star, star.particles, name) > 0
+    return np.zeros(len(star), dtype=np.bool_)
+
+
+def numbers(star: RelionStar, table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
+    """A column as numbers; raises InputDataError naming the column and row that is not one."""
+    numeric = pd.to_numeric(table[column], errors="coerce")
+    values: npt.NDArray[np.float64] = numeric.to_numpy(dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise InputDataError(
+            f"{star.path}: expected numbers in column {column}, found "
+            f"{table[column].iloc[int(bad[0])]!r} in row {int(bad[0]) + 1}"
+        )
+    return values
+
+
+def star_text(blocks: dict[str, Block], version: int, comment: str = "") -> str:
+    """STAR text of data blocks whose values are text already.
+
+    RELION reads the format from the ``# version`` comment before each table.
+    """
+    lines = [f"# {line}" for line in comment.splitlines()]
+    for name, block in blocks.items():
+        lines += ["", f"# version {version}", "", f"data_{name}", ""]
+        if isinstance(block, dict):
+            lines += [f"_{key} {_quoted(value)}" for key, value in block.items()]
+        else:
+            lines.append("loop_")
+            lines += [f"_{key} #{index}" for index, key in enumerate(block.columns, 1)]
+            rows = zip(*(map(_quoted, block[key]) for key in block.columns), strict=True)
+            lines += [" ".join(row) for row in rows]
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def write_star(path: Path, blocks: dict[str, Block], version: int, comment: str = "") -> None:
+    """Write `star_text` atomically; raises OutputError if that fails."""
+    write_text_atomic(path, star_text(blocks, version, comment))
+
+
+def _quoted(value: object) -> str:
+    text = "nan" if value is None or value != value else str(value)  # noqa: PLR0124
+    return f'"{text}"' if not text or re.search(r"[\s#]", text) else text
+
+
+def _read_text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputDataError(f"{path}: the file does not exist; check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputDataError(f"{path}: not a STAR file (not text)") from error
+    except OSError as error:
+        raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
+    if not re.search(r"^\s*data_", text, re.MULTILINE):
+        raise InputDataError(f"{path}: not a STAR file: expected a line that starts with data_")
+    return text
+
+
+def _parse(path: Path, text: str) -> dict[str, Block]:
+    """All blocks with all values as text."""
+    columns = sorted(set(re.findall(r"^\s*_(\S+)", text, re.MULTILINE)))
+    # starfile reads through linecache, which would serve an earlier version of the file.
+    linecache.checkcache(str(path))
+    try:
+        found = starfile.read(path, always_dict=True, parse_as_string=columns)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise InputDataError(
+            f"{path}: malformed STAR file ({error}); every row needs as many values as the table "
+            "has columns, and no row may begin with data_"
+        ) from error
+    if any(re.search(r"[\s/]", name) for name in found):
+        raise InputDataError(
+            f"{path}: a table row begins with data_, which starts a new table in STAR; put another "
+            "column first or rename the folder"
+        )
+    return {
+        name: {key: str(value) for key, value in block.items()}
+        if isinstance(block, dict)
+        else block.astype(object)
+        for name, block in found.items()
+    }
+
+
+def _find_particles(path: Path, blocks: dict[str, Block]) -> str:
+    for name, block in blocks.items():
+        if isinstance(block, dict) and "rlnTomoParticlesFile" in block:
+            raise InputDataError(
+                f"{path}: expected a particle STAR file, found an optimisation set; give its "
+                f"particles file instead: {block['rlnTomoParticlesFile']}"
+            )
+        if isinstance(block, pd.DataFrame) and (name == "particles" or "rlnImageName" in block):
+            if "rlnImageName" not in block:
+                break
+            if len(block) == 0:
+                raise InputDataError(f"{path}: the table of particles has no rows")
+            _complete(path, block)
+            return name
+    tables = ", ".join(f"data_{name}" for name in blocks) or "none"
+    raise InputDataError(
+        f"{path}: expected a table data_particles with column rlnImageName (one 3-D subtomogram "
+        f"per row), found tables: {tables}; give the particles.star written by subtomogram "
+        "extraction"
+    )
+
+
+def _complete(path: Path, block: pd.DataFrame) -> None:
+    """Refuse a row that ends early: its last values are missing."""
+    last = block.iloc[:, -1].isna().to_numpy()
+    if last.all():  # a column of nan is nobody's accident
+        last = np.zeros_like(last)
+    missing = np.flatnonzero(last | block["rlnImageName"].isna().to_numpy())
+    if missing.size:
+        raise InputDataError(
+            f"{path}: expected {block.shape[1]} values in every row of the particles, found fewer "
+            f"(or nan at the end) in row {int(missing[0]) + 1}; the file may be truncated"
+        )
+
+
+def _refuse_2d(star: RelionStar) -> None:
+    reason = None
+    names = star.particles["rlnImageName"].astype(str)
+    stacked = names[names.str.contains("@") | names.str.lower().str.endswith(".mrcs")]
+    for block in star.blocks.values():
+        values = block if isinstance(block, dict) else {}
+        if _is_number(values.get("rlnTomoSubTomosAre2DStacks"), 1):
+            reason = "rlnTomoSubTomosAre2DStacks is 1"
+    if star.optics is not None and "rlnImageDimensionality" in star.optics:
+        for group, value in zip(
+            star.optics.get("rlnOpticsGroup", star.optics.index),
+            star.optics["rlnImageDimensionality"],
+            strict=True,
+        ):
+            if _is_number(value, 2):
+                reason = f"rlnImageDimensionality is 2 in optics group {group}"
+    if len(stacked):
+        reason = f"rlnImageName is an image in a stack, {stacked.iloc[0]}"
+    if reason:
+        raise InputDataError(
+            f"{star.path}: expected 3-D subtomograms, found 2-D images ({reason}); {_EXTRACT_3D}"
+        )
+
+
+def _is_number(value: object, number: int) -> bool:
+    try:
+        return float(str(value)) == number
+    except ValueError:
+        return False
+
+
+def _per_particle(star: RelionStar, column: str) -> npt.NDArray[np.float64]:
+    """A column of the optics table for every particle."""
+    optics, particles = star.optics, star.particles
+    if optics is None:  # guarded by the callers
+        raise InputDataError(f"{star.path}: expected a table data_optics")
+    values = numbers(star, optics, column)
+    if "rlnOpticsGroup" not in particles or "rlnOpticsGroup" not in optics:
+        if len(optics) == 1:
+            return np.repeat(values, len(particles))
+        raise InputDataError(
+            f"{star.path}: column rlnOpticsGroup is missing, so the particles cannot be matched "
+            f"to {len(optics)} optics groups"
+        )
+    groups = dict(zip(optics["rlnOpticsGroup"], values, strict=True))
+    unknown = sorted(set(particles["rlnOpticsGroup"]) - set(groups))
+    if unknown:
+        raise InputDataError(
+            f"{star.path}: the particles name optics group {unknown[0]}, which data_optics lacks"
+        )
+    return np.array([groups[group] for group in particles["rlnOpticsGroup"]], dtype=np.float64)
+
+
+def _columns(star: RelionStar, names: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
+    """(N, 3) of three columns, None if all are absent."""
+    missing = [name for name in names if name not in star.particles]
+    if len(missing) == len(names):
+        return None
+    if missing:
+        raise InputDataError(
+            f"{star.path}: column {missing[0]} is missing while "
+            f"{next(n for n in names if n not in missing)} is there; give all of "
+            f"{', '.join(names)} or none"
+        )
+    return np.stack([numbers(star, star.particles, name) for name in names], axis=1)
+
+
+def resolve_images(star: RelionStar, column: str) -> tuple[Path, ...]:
+    """Absolute paths of a column of file names.
+
+    RELION writes paths relative to its project directory, which is the STAR file's directory or
+    one of its parents; the current directory is tried last.
+
+    Raises
+    ------
+    InputDataError
+        Naming the first files that are nowhere, and how many there are.
+    """
+    parents = [star.directory, *star.directory.parents]
+    current = Path.cwd()
+    bases = parents if current in parents else [*parents, current]
+    known: dict[str, Path] = {}
+    missing: dict[str, None] = {}
+    for name in star.particles[column].astype(str):
+        if name in known or name in missing:
+            continue
+        for index, base in enumerate(bases):
+            candidate = base / name  # an absolute name replaces the base
+            if candidate.is_file():
+                known[name] = Path(os.path.normpath(candidate))
+                # The others most likely lie under the same base.
+                bases.insert(0, bases.pop(index))
+                break
+        else:
+            missing[name] = None
+    if missing:
+        shown = ", ".join(list(missing)[:3])
+        raise InputDataError(
+            f"{star.path}: {len(missing)} files of column {column} do not exist: {shown}"
+            f"{', ...' if len(missing) > 3 else ''}; they are looked for relative to the STAR "
+            "file's directory, its parents and the current directory"
+        )
+    return tuple(known[name] for name in star.particles[column].astype(str))
