@@ -200,7 +200,7 @@ def test_two_dimensional_stacks(tmp_path, old, new, reason):
     [
         ("_rlnImageName", "_rlnOther", r"column rlnImageName"),
         ("data_particles", "data_movies\n\nloop_\n_x #1\n1\n\ndata_p/q", "begins with data_"),
-        (" 12.0 -24.0 6.0 1e-07", "", r"row 1; the file may be truncated"),
+        (" 0.0 0.0 0.0 0123456789.10", "", r"row 2; the file may be truncated"),
         ("0123456789.10", "1 2 3", "malformed STAR file"),
         ("01 a.mrc", "data_set/a.mrc a.mrc", "begins with data_"),
     ],
@@ -208,6 +208,15 @@ def test_two_dimensional_stacks(tmp_path, old, new, reason):
 def test_malformed(tmp_path, old, new, message):
     with pytest.raises(InputDataError, match=rf"particles\.star: .*{message}"):
         read_star(make(tmp_path, STAR.replace(old, new)))
+
+
+def test_explicit_empty_and_nan_values_are_kept(tmp_path):
+    text = STAR.replace("0123456789.10", '""').replace("1e-07", "nan")
+    star = read_star(make(tmp_path, text))
+    copy = tmp_path / "copy.star"
+    write_star(copy, star.blocks, star.version)
+    assert "6.0 nan\n" in copy.read_text()
+    assert '0.0 ""\n' in copy.read_text()
 
 
 def test_incomplete_angles_name_the_column(tmp_path):

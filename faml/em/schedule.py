@@ -82,7 +82,7 @@ def measure_changes(before: Assignments, after: Assignments) -> Changes:
 def stop_reason(previous: State, current: State, config: EmConfig) -> str:
     """Why the loop may stop, or an empty string.
 
-    At unchanged resolution, poses and classes must stand still, or the likelihood.
+    At unchanged resolution the likelihood must stand still, or nearly so if poses and classes do.
     """
     if exploration(current.iteration, config) > 0:
         return ""
@@ -97,7 +97,7 @@ def stop_reason(previous: State, current: State, config: EmConfig) -> str:
         and changes.median_shift_voxels < _SHIFT_VOXELS
         and changes.class_share < _CLASS_SHARE
     )
-    if still:
+    if still and abs(gain) < 10.0 * _GAIN_NATS:
         return (
             f"converged: median pose change {changes.median_angle_deg:.2f} degrees and "
             f"{changes.median_shift_voxels:.2f} voxel, log-likelihood {gain:+.3f} per particle"

@@ -100,15 +100,7 @@ def measure_grey_values(
     ConfigurationError
         The particle diameter leaves no background.
     """
-    axis = (np.arange(box) - box // 2) ** 2
-    radius2 = axis[:, None, None] + axis[None, :, None] + axis[None, None, :]
-    inside = (radius2 <= radius_voxels**2).reshape(-1)
-    if inside.mean() > 0.95 or not inside.any():
-        raise ConfigurationError(
-            f"the particle radius of {radius_voxels:g} voxels leaves no background in a box of "
-            f"{box} voxels; give a smaller --particle-diameter or larger boxes"
-        )
-    inner, outer = np.flatnonzero(inside), np.flatnonzero(~inside)
+    inner, outer = _regions(box, radius_voxels)
     table = np.empty((6, len(names)))
     for index, name in enumerate(names):
         values = read(index).reshape(-1)
@@ -118,7 +110,6 @@ def measure_grey_values(
                 f"particle {name}: the volume is constant (every voxel is {low:g}), so it carries "
                 "no data; remove it or extract it again"
             )
-        # Sums about a value of the volume: float64 of large offsets would lose the deviation.
         background, core = values[outer].astype(np.float64), values[inner].astype(np.float64)
         table[:, index] = (
             background.mean(),
@@ -177,31 +168,7 @@ def decide_normalisation(
                 "--particle-diameter, or --normalise never"
             )
         return _normalisation("each", "asked for", grey.background_mean, sign / level), ()
-    if masked.any():
-        return _common(
-            grey.background_mean,
-            grey.inside_std / np.sqrt(power),
-            sign,
-            "backgrounds are constant, so the inner standard deviation is used",
-        ), (
-            f"{int(masked.sum())} of {count} particles have a constant background (masked?), first "
-            f"{names[int(np.argmax(masked))]}; noise cannot be estimated from it: unmasked "
-            "particles are better",
-        )
-    spread_std, spread_mean = _spread(level) / np.median(level), _spread(grey.background_mean)
-    spread_mean /= float(np.median(level))
-    agree = f"backgrounds agree (deviations to {spread_std:.0%}, means to {spread_mean:.2f} sd)"
-    if np.median(grey.background_std / grey.inside_std) < _NOISE_FREE:
-        return _common(grey.background_mean, level, sign, "background is nearly noise-free"), ()
-    if max(spread_std, spread_mean) <= _DISAGREEMENT:
-        return _common(grey.background_mean, level, sign, agree), ()
-    warning = (
-        f"the backgrounds of the particles disagree (standard deviations by {spread_std:.0%}, "
-        f"means by {spread_mean:.2f} standard deviations), so each particle is normalised by "
-        "itself; --normalise never keeps the grey values as they are"
-    )
-    reason = f"backgrounds disagree (deviations by {spread_std:.0%}, means by {spread_mean:.2f} sd)"
-    return _normalisation("each", reason, grey.background_mean, sign / level), (warning,)
+    return _automatic(grey, level, power, masked, sign, names)
 
 
 def contrast_warning(grey: GreyValues, *, invert: bool) -> str | None:
@@ -227,6 +194,56 @@ def contrast_warning(grey: GreyValues, *, invert: bool) -> str | None:
     )
 
 
+def _automatic(
+    grey: GreyValues,
+    level: npt.NDArray[np.float64],
+    power: npt.NDArray[np.float64],
+    masked: npt.NDArray[np.bool_],
+    sign: float,
+    names: tuple[str, ...],
+) -> tuple[Normalisation, tuple[str, ...]]:
+    """What `auto` decides, see `decide_normalisation`."""
+    count = len(names)
+    if masked.any():
+        return _common(
+            grey.background_mean,
+            grey.inside_std / np.sqrt(power),
+            sign,
+            "backgrounds are constant, so the inner standard deviation is used",
+        ), (
+            f"{int(masked.sum())} of {count} particles have a constant background (masked?), first "
+            f"{names[int(np.argmax(masked))]}; noise cannot be estimated from it: unmasked "
+            "particles are better",
+        )
+    spread_std, spread_mean = _spread(level) / np.median(level), _spread(grey.background_mean)
+    spread_mean /= float(np.median(level))
+    agree = f"backgrounds agree (deviations to {spread_std:.0%}, means to {spread_mean:.2f} sd)"
+    if np.median(grey.background_std) < _NOISE_FREE * np.median(grey.inside_std):
+        return _common(grey.background_mean, level, sign, "background is nearly noise-free"), ()
+    if max(spread_std, spread_mean) <= _DISAGREEMENT:
+        return _common(grey.background_mean, level, sign, agree), ()
+    warning = (
+        f"the backgrounds of the particles disagree (standard deviations by {spread_std:.0%}, "
+        f"means by {spread_mean:.2f} standard deviations), so each particle is normalised by "
+        "itself; --normalise never keeps the grey values as they are"
+    )
+    reason = f"backgrounds disagree (deviations by {spread_std:.0%}, means by {spread_mean:.2f} sd)"
+    return _normalisation("each", reason, grey.background_mean, sign / level), (warning,)
+
+
+def _regions(box: int, radius_voxels: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Flat indices of the voxels inside and outside the particle radius."""
+    axis = (np.arange(box) - box // 2) ** 2
+    radius2 = axis[:, None, None] + axis[None, :, None] + axis[None, None, :]
+    inside = (radius2 <= radius_voxels**2).reshape(-1)
+    if inside.mean() > 0.95 or not inside.any():
+        raise ConfigurationError(
+            f"the particle radius of {radius_voxels:g} voxels leaves no background in a box of "
+            f"{box} voxels; give a smaller --particle-diameter or larger boxes"
+        )
+    return np.flatnonzero(inside), np.flatnonzero(~inside)
+
+
 def _spread(values: npt.NDArray[np.float64]) -> float:
     """Standard deviation by the 10th and 90th percentile, which a few outliers do not move."""
     low, high = np.percentile(values, [10.0, 90.0])
@@ -238,7 +255,9 @@ def _common(
 ) -> Normalisation:
     count = mean.size
     offset = np.full(count, np.median(mean))
-    return _normalisation("common", reason, offset, np.full(count, sign / np.median(level)))
+    # Piecewise constant volumes have no deviation to divide by.
+    factor = float(np.median(level)) or 1.0
+    return _normalisation("common", reason, offset, np.full(count, sign / factor))
 
 
 def _normalisation(

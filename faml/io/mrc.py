@@ -8,8 +8,7 @@ mode refuses files that many programs write. What is tolerated is said in `MrcHe
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ class MrcHeader:
     axes: tuple[int, int, int]
     notes: tuple[str, ...]
 
-    @cached_property
+    @property
     def data_bytes(self) -> int:
         """Size of the data block."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
@@ -320,4 +319,4 @@ def _check_size(header: MrcHeader, size: int) -> MrcHeader:
     if size == expected:
         return header
     note = f"the file is {size - expected} bytes longer than its header says"
-    return MrcHeader(**{**header.__dict__, "notes": (*header.notes, note)})
+    return replace(header, notes=(*header.notes, note))

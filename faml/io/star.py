@@ -110,7 +110,7 @@ def read_star(path: str | Path) -> RelionStar:
     path = Path(path)
     text = _read_text(path)
     blocks = _parse(path, text)
-    particles_block = _find_particles(path, blocks)
+    particles_block = _find_particles(path, blocks, text)
     version = re.search(r"^#\s*version\s+(\d+)", text, re.MULTILINE)
     star = RelionStar(
         path=path,
@@ -279,7 +279,7 @@ def _parse(path: Path, text: str) -> dict[str, Block]:
     }
 
 
-def _find_particles(path: Path, blocks: dict[str, Block]) -> str:
+def _find_particles(path: Path, blocks: dict[str, Block], text: str) -> str:
     for name, block in blocks.items():
         if isinstance(block, dict) and "rlnTomoParticlesFile" in block:
             raise InputDataError(
@@ -291,7 +291,7 @@ def _find_particles(path: Path, blocks: dict[str, Block]) -> str:
                 break
             if len(block) == 0:
                 raise InputDataError(f"{path}: the table of particles has no rows")
-            _complete(path, block)
+            _complete(path, block, text)
             return name
     tables = ", ".join(f"data_{name}" for name in blocks) or "none"
     raise InputDataError(
@@ -301,16 +301,16 @@ def _find_particles(path: Path, blocks: dict[str, Block]) -> str:
     )
 
 
-def _complete(path: Path, block: pd.DataFrame) -> None:
-    """Refuse a row that ends early: its last values are missing."""
-    last = block.iloc[:, -1].isna().to_numpy()
-    if last.all():  # a column of nan is nobody's accident
-        last = np.zeros_like(last)
-    missing = np.flatnonzero(last | block["rlnImageName"].isna().to_numpy())
+def _complete(path: Path, block: pd.DataFrame, text: str) -> None:
+    """Refuse a row that ends early: the parser fills it up with empty values."""
+    empty = (block["rlnImageName"].isna() | (block["rlnImageName"] == "")).to_numpy()
+    if not re.search(r"""\s(""|'')""", text):  # an explicit empty value may end a row
+        empty = empty | (block.iloc[:, -1] == "").to_numpy()
+    missing = np.flatnonzero(empty)
     if missing.size:
         raise InputDataError(
             f"{path}: expected {block.shape[1]} values in every row of the particles, found fewer "
-            f"(or nan at the end) in row {int(missing[0]) + 1}; the file may be truncated"
+            f"in row {int(missing[0]) + 1}; the file may be truncated"
         )
 
 
