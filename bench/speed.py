@@ -125,7 +125,7 @@ def bench_so3(bandwidth: int, target_ms: float) -> Row:
     }
 
 
-def _so3_error(plan, shells, p, q, weights, correlation, rng) -> float:  # noqa: ANN001
+def _so3_error(plan, shells, p, q, weights, correlation, rng) -> float:
     count = plan.bandwidth + 2
     nodes, area = np.polynomial.legendre.leggauss(count)
     longitudes = 2 * plan.bandwidth + 2

@@ -1,0 +1,1 @@
+"""Measures of agreement between maps, poses and classes."""

@@ -1,0 +1,82 @@
+"""Fourier shell correlation and what is read off it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.transforms.fourier import shell_indices
+
+__all__ = ["fourier_shell_correlation", "pearson", "resolution_at"]
+
+
+def fourier_shell_correlation(
+    a: npt.NDArray[np.floating],
+    b: npt.NDArray[np.floating],
+    mask: npt.NDArray[np.floating] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Normalised correlation of two volumes per Fourier shell.
+
+    Parameters
+    ----------
+    a, b : (n, n, n) float
+        Volumes of one box.
+    mask : (n, n, n) float, optional
+        Multiplied onto both first.
+
+    Returns
+    -------
+    (n // 2,) float64
+        Shells ``round(|k|)`` = 0 ... n // 2 - 1; 0 where a shell is empty.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or are not cubic.
+    """
+    if a.shape != b.shape or len(set(a.shape)) != 1:
+        raise ValueError(f"expected two cubes of one size, found {a.shape} and {b.shape}")
+    n = a.shape[0]
+    factor = 1.0 if mask is None else mask
+    left, right = np.fft.rfftn(a * factor), np.fft.rfftn(b * factor)
+    shells = shell_indices(n).ravel()
+    # rfftn holds every component off the planes kx = 0 and n/2 for two.
+    kx = np.arange(n // 2 + 1)
+    double = np.where((kx == 0) | (2 * kx == n), 1.0, 2.0)
+
+    def per_shell(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        return np.bincount(shells, weights=(values * double).ravel())[: n // 2]
+
+    cross = per_shell((left * right.conj()).real)
+    norm = np.sqrt(per_shell(np.abs(left) ** 2) * per_shell(np.abs(right) ** 2))
+    return np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+
+
+def resolution_at(
+    fsc: npt.NDArray[np.floating], threshold: float, box: int, voxel_size_angstrom: float
+) -> float:
+    """Resolution in Angstrom where the FSC first falls below a threshold.
+
+    Interpolated linearly between shells; the last shell's resolution if it never falls, infinity if
+    it starts below.
+    """
+    below = np.nonzero(np.asarray(fsc[1:]) < threshold)[0]
+    extent = box * voxel_size_angstrom
+    if len(below) == 0:
+        return float(extent / (len(fsc) - 1))
+    first = int(below[0]) + 1
+    if first == 1:
+        return float("inf")
+    high, low = float(fsc[first - 1]), float(fsc[first])
+    return float(extent / (first - 1 + (high - threshold) / (high - low)))
+
+
+def pearson(
+    a: npt.NDArray[np.floating],
+    b: npt.NDArray[np.floating],
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> float:
+    """Correlation coefficient about the means, of all voxels or those in a mask."""
+    x = a[mask] if mask is not None else a.ravel()
+    y = b[mask] if mask is not None else b.ravel()
+    return float(np.corrcoef(x.astype(np.float64), y.astype(np.float64))[0, 1])
