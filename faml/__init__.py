@@ -1,3 +1,23 @@
-"""Reference-free averaging and classification of cryo-ET subtomograms (FAML)."""
+"""Reference-free averaging and classification of cryo-ET subtomograms (FAML).
+
+`run`, `resume` and `iterate` are the public entry points; the rest of the package is described in
+ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from faml.api import RunResult, iterate, resume, run
 
 __version__ = "0.1.0"
+__all__ = ["RunResult", "__version__", "iterate", "resume", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Numba and scipy take a second to import; `faml --help` must not.
+    if name in ("RunResult", "iterate", "resume", "run"):
+        return getattr(import_module("faml.api"), name)
+    raise AttributeError(f"module 'faml' has no attribute {name!r}")

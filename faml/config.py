@@ -135,7 +135,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "robust": {},
     # Zhao et al. 2018, section 3: what the paper's program does, misprints corrected.
     "paper": {
-        "em": {"start": "average", "update": "impute", "noise": "scalar", "march": False, "exploration": 0},
+        "em": {
+            "start": "average",
+            "update": "impute",
+            "noise": "scalar",
+            "march": False,
+            "exploration": 0,
+        },
         "search": {
             "proposal": "amplitude",
             "max_candidates": 50,

@@ -61,7 +61,6 @@ class AmplitudeProposal:
             particle, references, np.concatenate(classes), np.concatenate(found), self._max_shift
         )
 
-
     def _around(
         self, particle: Particle, references: References, rng: np.random.Generator
     ) -> npt.NDArray[np.float64]:
@@ -69,7 +68,9 @@ class AmplitudeProposal:
         if self._keep_previous < 1 or rng.random() < references.exploration:
             return np.empty((0, 3, 3))
         centre = Rotation.from_matrix(particle.previous.rotation)
-        near = rotations_within(centre, references.rotation_plan.spacing_rad, self._keep_previous - 1, rng)
+        near = rotations_within(
+            centre, references.rotation_plan.spacing_rad, self._keep_previous - 1, rng
+        )
         return Rotation.concatenate([centre, near]).as_matrix()
 
 

@@ -1,0 +1,166 @@
+"""Quality on simulated white-noise particles: r to the true density, beside the oracle.
+
+    python bench/quality.py MODELS [--case NAME ...] [--seeds 1 2 3] [--json FILE] [--diameter]
+
+MODELS is a folder with groel_1oel.cif.gz and ribosome70s_4v5d.cif.gz. Tilt range +-60 degrees,
+shifts to +-3 voxels per axis, densities low-passed to two voxels; the signal-to-noise ratio is
+variance of the density over variance of the noise within the box. r is Pearson's coefficient over
+the box after rigid alignment; the oracle is the average at the true poses and classes by the same
+M-step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from faml.config import build_config
+from faml.em.loop import EmRun
+from faml.metrics.align import align_volume
+from faml.metrics.fsc import pearson
+from faml.metrics.labels import misclassified, pose_errors_deg
+from faml.simulate.density import density_from_model
+from faml.simulate.particles import SimulatedParticles, simulate_particles
+
+FILES = {"groel": "groel_1oel.cif.gz", "70s": "ribosome70s_4v5d.cif.gz"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One simulated data set."""
+
+    models: tuple[str, ...]
+    box: int
+    voxel_angstrom: float
+    count: int
+    snr: float
+    strategies: tuple[str, ...]
+    targets: dict[str, float]
+
+
+CASES = {
+    "70s-0.1": Case(("70s",), 32, 12.0, 40, 0.1, ("fa", "faml"), {"fa": 0.92, "faml": 0.94}),
+    "groel-0.01": Case(("groel",), 64, 6.0, 100, 0.01, ("fa", "faml"), {"faml": 0.90}),
+    "groel-0.003": Case(("groel",), 64, 6.0, 100, 0.003, ("fa", "faml"), {"faml": 0.82}),
+    "groel+70s-0.01": Case(("groel", "70s"), 64, 6.0, 100, 0.01, ("faml",), {}),
+}
+
+
+def simulate(case: Case, models: Path, seed: int) -> tuple[list[np.ndarray], SimulatedParticles]:
+    """Densities and particles of a case."""
+    densities = [density(models / FILES[m], case.box, case.voxel_angstrom) for m in case.models]
+    simulated = simulate_particles(
+        densities,
+        [case.count] * len(densities),
+        snr=case.snr,
+        tilt_range_deg=(-60.0, 60.0),
+        max_shift_voxels=3.0,
+        seed=seed,
+        voxel_size_angstrom=case.voxel_angstrom,
+    )
+    return densities, simulated
+
+
+@cache
+def density(path: Path, box: int, voxel_angstrom: float) -> np.ndarray:
+    """Density of a model; computed once."""
+    return density_from_model(path, box, voxel_angstrom)
+
+
+def oracle(simulated: SimulatedParticles, densities: list[np.ndarray]) -> list[float]:
+    """r of the averages at the true poses and classes."""
+    out = []
+    for label, truth in enumerate(densities):
+        members = simulated.particles.subset(np.nonzero(simulated.labels == label)[0])
+        config = build_config(em={"start": "poses", "iterations": 0}, threads=os.cpu_count())
+        state = next(iter(EmRun(members, config).states()))
+        out.append(pearson(state.model.volumes[0], truth))
+    return out
+
+
+def run_case(
+    name: str, strategy: str, seed: int, models: Path, diameter: float | None
+) -> dict[str, Any]:
+    """One run from random orientations."""
+    case = CASES[name]
+    densities, simulated = simulate(case, models, seed)
+    config = build_config(
+        data={"particle_diameter_angstrom": diameter},
+        search={"strategy": strategy, "max_shift_voxels": 6.0},
+        em={"classes": len(densities), "seed": seed},
+        threads=os.cpu_count(),
+    )
+    run = EmRun(simulated.particles, config)
+    started = time.process_time()
+    for state in run.states():
+        pass
+    final = run.finish(state)
+    seconds = time.process_time() - started
+    averages = final.model.volumes
+    scores = np.array(
+        [[align_volume(a, t, max_shift_voxels=3).correlation for t in densities] for a in averages]
+    )
+    matched = scores.max(axis=0)
+    assigned = final.assignments
+    errors = pose_errors_deg(assigned.rotations, simulated.poses.rotations)
+    return {
+        "case": name,
+        "strategy": strategy,
+        "seed": seed,
+        "r": [round(float(v), 3) for v in matched],
+        "oracle": [round(v, 3) for v in oracle(simulated, densities)],
+        "target": case.targets.get(strategy),
+        "misclassified": misclassified(simulated.labels, assigned.classes),
+        "within_20_deg": round(float((errors < 20).mean()), 2),
+        "iterations": state.iteration,
+        "align_shell": state.align_shell,
+        "cpu_s_per_particle_iteration": round(
+            seconds / len(simulated.labels) / (state.iteration + 1), 4
+        ),
+        "diameter_angstrom": diameter,
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The rows as a table."""
+    names = ("case", "strategy", "seed", "r", "oracle", "target", "misclassified", "iterations",
+             "align_shell", "cpu_s_per_particle_iteration")  # fmt: skip
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*("" if row[n] is None else str(row[n]) for n in names))
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    """Run the cases."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", type=Path)
+    parser.add_argument("--case", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
+    parser.add_argument("--strategy", nargs="*", default=None)
+    parser.add_argument("--diameter", type=float, help="particle diameter in Angstrom (mask)")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for name in options.case:
+        for strategy in options.strategy or CASES[name].strategies:
+            for seed in options.seeds:
+                rows.append(run_case(name, strategy, seed, options.models, options.diameter))
+                print(json.dumps(rows[-1]), flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m faml``."""
+
+from faml.cli.app import main
+
+main()

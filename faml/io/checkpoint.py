@@ -1,0 +1,246 @@
+"""One HDF5 file per run: configuration, versions and every iteration.
+
+Layout, format version 1::
+
+    /                     attrs: format, config (TOML), versions (JSON), seed, box, voxel_size,
+                          last_iteration (written last)
+    /particles            names
+    /iterations/000007    model/..., assignments/..., ssnr, attrs: the scalars of `State`
+
+The file is copied, extended and renamed into place, so whatever kills the process leaves the last
+complete iteration readable. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from faml.config import RunConfig, config_from_toml, config_to_toml
+from faml.em.state import Assignments, Changes, State
+from faml.errors import CheckpointError, OutputError
+from faml.io.atomic import atomic_path
+from faml.model import Model
+from faml.particles import ParticleSet
+
+__all__ = ["FORMAT", "Checkpoint", "HDF5Checkpoint", "MemoryCheckpoint", "StoredRun", "read_run"]
+
+FORMAT = 1
+_PACKAGES = ("faml", "numpy", "scipy", "numba", "h5py", "pyshtools")
+_SCALARS = ("iteration", "align_shell", "next_align_shell", "log_likelihood", "stop_reason")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a checkpoint holds.
+
+    Attributes
+    ----------
+    config : RunConfig
+    names : tuple of N str
+        Particles, in order.
+    box : int
+    voxel_size_angstrom : float
+    versions : dict of str to str
+        Software that wrote the file.
+    iterations : tuple of int
+        Complete ones.
+    state : State
+        Of the last complete iteration.
+    """
+
+    config: RunConfig
+    names: tuple[str, ...]
+    box: int
+    voxel_size_angstrom: float
+    versions: dict[str, str]
+    iterations: tuple[int, ...]
+    state: State
+
+
+class MemoryCheckpoint:
+    """Keeps states in memory; the base of what a checkpoint does."""
+
+    def __init__(self) -> None:
+        self.saved: list[State] = []
+
+    def save(self, state: State) -> None:
+        """Keep one complete iteration."""
+        self.saved.append(state)
+
+    def last(self) -> State:
+        """The last complete iteration; raises CheckpointError if there is none."""
+        if not self.saved:
+            raise CheckpointError("the run holds no complete iteration; start it again")
+        return self.saved[-1]
+
+
+Checkpoint = MemoryCheckpoint
+
+
+class HDF5Checkpoint(MemoryCheckpoint):
+    """Writes each state to the run's HDF5 file; keeps only the last one in memory.
+
+    Parameters
+    ----------
+    path : Path
+    config : RunConfig
+    particles : ParticleSet
+    """
+
+    def __init__(self, path: Path, config: RunConfig, particles: ParticleSet) -> None:
+        super().__init__()
+        self.path = path
+        self._config = config
+        self._particles = particles
+
+    def save(self, state: State) -> None:
+        """Add one complete iteration to the file.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be written (disk full); the file is left at the iteration before.
+        """
+        try:
+            with atomic_path(self.path) as temporary:
+                if self.path.exists():
+                    shutil.copyfile(self.path, temporary)
+                with h5py.File(temporary, "a") as file:
+                    if "format" not in file.attrs:
+                        self._write_header(file)
+                    file.attrs["config"] = config_to_toml(self._config)
+                    _write_state(file, state)
+                    file.attrs["last_iteration"] = state.iteration
+        except (OutputError, OSError, RuntimeError, ValueError) as error:
+            # h5py reports a full disk as any of these, depending on when it notices.
+            kept = (
+                f"iteration {self.saved[-1].iteration} is kept in {self.path}; free some space "
+                f"and continue with: faml resume {self.path.parent}"
+                if self.saved
+                else "nothing was written"
+            )
+            raise CheckpointError(
+                f"iteration {state.iteration} could not be saved ({error}); {kept}"
+            ) from error
+        self.saved = [state]
+
+    def _write_header(self, file: h5py.File) -> None:
+        file.attrs["format"] = FORMAT
+        file.attrs["versions"] = json.dumps(software_versions())
+        file.attrs["seed"] = self._config.em.seed
+        file.attrs["box"] = self._particles.box
+        file.attrs["voxel_size"] = self._particles.voxel_size_angstrom
+        file.create_dataset(
+            "particles/names", data=list(self._particles.names), dtype=h5py.string_dtype()
+        )
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of the packages that determine a result, and the kind of machine."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def read_run(path: Path) -> StoredRun:
+    """Read a checkpoint up to its last complete iteration.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, not HDF5, damaged, or of a newer format.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.parent}: expected a run with {path.name}, found none; give the output "
+            "directory of faml run"
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            return _read(file, path)
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as a faml run ({error}); restore it from a copy or start the "
+            "run again in another directory"
+        ) from error
+
+
+def _read(file: h5py.File, path: Path) -> StoredRun:
+    written = int(file.attrs.get("format", 0))
+    if not 1 <= written <= FORMAT:
+        raise CheckpointError(
+            f"{path}: expected format version 1 to {FORMAT}, found {written}; "
+            "update faml to continue this run"
+        )
+    last = int(file.attrs["last_iteration"])
+    iterations = tuple(sorted(int(name) for name in file["iterations"] if int(name) <= last))
+    return StoredRun(
+        config=config_from_toml(str(file.attrs["config"])),
+        names=tuple(file["particles/names"].asstr()[:]),
+        box=int(file.attrs["box"]),
+        voxel_size_angstrom=float(file.attrs["voxel_size"]),
+        versions=json.loads(str(file.attrs["versions"])),
+        iterations=iterations,
+        state=_read_state(file, last),
+    )
+
+
+def _group(iteration: int) -> str:
+    return f"iterations/{iteration:06d}"
+
+
+def _write_state(file: h5py.File, state: State) -> None:
+    name = _group(state.iteration)
+    if name in file:
+        del file[name]
+    group = file.create_group(name)
+    for section, value in (("model", state.model), ("assignments", state.assignments)):
+        for field in fields(value):
+            group[f"{section}/{field.name}"] = getattr(value, field.name)
+    group["ssnr"] = state.ssnr
+    group["empty_classes"] = np.array(state.empty_classes, dtype=np.int64)
+    for scalar in _SCALARS:
+        group.attrs[scalar] = getattr(state, scalar)
+    if state.changes is not None:
+        for field in fields(state.changes):
+            group.attrs[f"change_{field.name}"] = getattr(state.changes, field.name)
+
+
+def _read_state(file: h5py.File, iteration: int) -> State:
+    group = file[_group(iteration)]
+
+    def section(name: str) -> dict[str, Any]:
+        return {key: item[()] for key, item in group[name].items()}
+
+    model = section("model")
+    model["shift_variance"] = float(model["shift_variance"])
+    changes = None
+    if "change_median_angle_deg" in group.attrs:
+        changes = Changes(
+            **{f.name: float(group.attrs[f"change_{f.name}"]) for f in fields(Changes)}
+        )
+    return State(
+        iteration=int(group.attrs["iteration"]),
+        model=Model(**model),
+        assignments=Assignments(**section("assignments")),
+        align_shell=int(group.attrs["align_shell"]),
+        next_align_shell=int(group.attrs["next_align_shell"]),
+        log_likelihood=float(group.attrs["log_likelihood"]),
+        ssnr=group["ssnr"][()],
+        changes=changes,
+        empty_classes=tuple(int(k) for k in group["empty_classes"][()]),
+        stop_reason=str(group.attrs["stop_reason"]),
+    )
