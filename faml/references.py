@@ -171,7 +171,7 @@ class References:
         )
         # Band limiting can push a sum of positive terms to zero or below.
         floor = max(_DENOMINATOR_FLOOR * float(energy.max()), float(np.finfo(np.float32).tiny))
-        made = 1.0 / np.sqrt(np.maximum(energy, np.float32(floor)))
+        made = (1.0 / np.sqrt(np.maximum(energy, floor))).astype(np.float32)
         with self._lock:
             if len(self._denominators) >= _DENOMINATORS_KEPT:
                 self._denominators.pop(next(iter(self._denominators)))

@@ -284,7 +284,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     except Exception as error:
         if os.environ.get("FAML_DEBUG"):
             traceback.print_exc()
-        logging.getLogger("faml").error("unexpected failure", exc_info=error)
+        logging.getLogger("faml").exception("unexpected failure")
         _say(
             f"unexpected {type(error).__name__}: {error}; this is a bug, please report it with "
             "run.log (FAML_DEBUG=1 shows the details)"

@@ -14,6 +14,7 @@ from faml.kernels.slicing import phase_factors, rotate_weight, shell_residual, t
 from faml.particles.view import Particle
 from faml.references import PADDING, References
 from faml.strategies.base import PoseSupport
+from faml.transforms.fourier import sum_over_shells
 
 __all__ = [
     "MASS_KEPT",
@@ -99,7 +100,7 @@ def summarise(
         rotation=support.rotations[best],
         translation=support.translations[best],
         probability=float(probability[best]),
-        class_probabilities=np.bincount(support.classes, weights=probability, minlength=classes),
+        class_probabilities=(support.classes == np.arange(classes)[:, None]) @ probability,
         effective_poses=float(1.0 / np.square(probability).sum()),
         log_likelihood=log_likelihood,
         fallback=support.fallback,
@@ -162,6 +163,4 @@ def shell_power(particle: Particle) -> npt.NDArray[np.float64]:
     weight = particle.weight.values.astype(np.float64)
     power = np.abs(particle.data).astype(np.float64) ** 2 * grid.multiplicity
     seen = weight > 0
-    return np.bincount(
-        grid.shells[seen], weights=power[seen] / weight[seen], minlength=grid.sum_shell + 1
-    )
+    return sum_over_shells(grid.shells[seen], power[seen] / weight[seen], grid.sum_shell + 1)

@@ -14,7 +14,13 @@ import numpy.typing as npt
 from faml.config import EmConfig
 from faml.em.statistics import Statistics
 from faml.model import ZETA2_FLOOR, Model
-from faml.transforms.fourier import FourierGrid, half_cube_adjoint, spectrum_of, volume_of
+from faml.transforms.fourier import (
+    FourierGrid,
+    half_cube_adjoint,
+    spectrum_of,
+    sum_over_shells,
+    volume_of,
+)
 
 __all__ = ["CLASS_MASS_FLOOR", "MStep", "maximise", "soft_sphere"]
 
@@ -136,7 +142,7 @@ def _signal(
     top = grid.sum_shell + 1
 
     def per_shell(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.bincount(grid.shells, weights=grid.multiplicity * values, minlength=top)
+        return sum_over_shells(grid.shells, grid.multiplicity * values, top)
 
     weights = per_shell(denominator)
     squares = np.maximum(per_shell(denominator**2), 1e-30)

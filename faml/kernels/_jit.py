@@ -12,13 +12,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba
 
 __all__ = ["kernel", "kernel_cache_directory"]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # Associativity and contraction let sums vectorise. `nnan` and `ninf` stay off: NaN checks and
 # -inf log-probabilities must keep their meaning.
@@ -45,6 +43,7 @@ def kernel_cache_directory() -> Path:
     return _cache_root() / f"kernels-{digest.hexdigest()[:16]}"
 
 
+_NUMBA: Any = numba.config
 _DIRECTORY = str(kernel_cache_directory())
 
 
@@ -59,12 +58,13 @@ def _writable(directory: str) -> bool:
 _CACHE = _writable(_DIRECTORY)
 
 
-def kernel(function: F) -> F:
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` on first use; the result releases the GIL and is cached on disk."""
-    previous = numba.config.CACHE_DIR
+    previous = _NUMBA.CACHE_DIR
     # Numba reads the folder when the dispatcher is made; other packages keep their own.
-    numba.config.CACHE_DIR = _DIRECTORY if _CACHE else previous
+    _NUMBA.CACHE_DIR = _DIRECTORY if _CACHE else previous
     try:
-        return cast("F", numba.njit(cache=_CACHE, **_FLAGS)(function))
+        compiled: Callable[..., Any] = numba.njit(cache=_CACHE, **_FLAGS)(function)
     finally:
-        numba.config.CACHE_DIR = previous
+        _NUMBA.CACHE_DIR = previous
+    return compiled

@@ -3,8 +3,8 @@
 ``c(R) = sum_{m m'} exp(i (m alpha + m' gamma)) sum_l I^l_{m m'} d^l_{m m'}(beta)``.
 
 Deviation from the paper: the sum over l is taken directly at the colatitudes
-``beta_j = (j + 1/2) pi / B`` with tabulated ``d^l(beta_j)`` instead of through d^l(pi/2) and a third
-Fourier axis. It costs the same multiplications, saves the transform along beta, visits every
+``beta_j = (j + 1/2) pi / B`` with tabulated ``d^l(beta_j)`` instead of through d^l(pi/2) and a
+third Fourier axis. It costs the same multiplications, saves the transform along beta, visits every
 rotation once (a third axis visits each twice) and keeps grid points off the poles.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from faml.transforms.fourier import shell_indices
+from faml.transforms.fourier import shell_indices, sum_over_shells
 
 __all__ = ["fourier_shell_correlation", "pearson", "resolution_at"]
 
@@ -39,13 +39,13 @@ def fourier_shell_correlation(
     n = a.shape[0]
     factor = 1.0 if mask is None else mask
     left, right = np.fft.rfftn(a * factor), np.fft.rfftn(b * factor)
-    shells = shell_indices(n).ravel()
+    shells = shell_indices(n)
     # rfftn holds every component off the planes kx = 0 and n/2 for two.
     kx = np.arange(n // 2 + 1)
     double = np.where((kx == 0) | (2 * kx == n), 1.0, 2.0)
 
     def per_shell(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        return np.bincount(shells, weights=(values * double).ravel())[: n // 2]
+        return sum_over_shells(shells, values * double, n // 2)
 
     cross = per_shell((left * right.conj()).real)
     norm = np.sqrt(per_shell(np.abs(left) ** 2) * per_shell(np.abs(right) ** 2))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faml.particles.particle_set import ParticleSet
-from faml.transforms.fourier import FourierGrid, half_cube, padded_half_cube
+from faml.transforms.fourier import FourierGrid, half_cube, padded_half_cube, sum_over_shells
 
 __all__ = ["Particle", "ParticleViews", "Pose", "WeightView"]
 
@@ -115,10 +115,8 @@ class ParticleViews:
         grid = self._grid
         weight = self._particles.weight(index)
         values = weight.reshape(-1)[grid.indices]
-        observed = np.bincount(
-            grid.shells,
-            weights=np.where(values > 0, grid.multiplicity, 0.0),
-            minlength=grid.sum_shell + 1,
+        observed = sum_over_shells(
+            grid.shells, np.where(values > 0, grid.multiplicity, 0.0), grid.sum_shell + 1
         )
         cube = half_cube(weight, grid.weight_reach).astype(np.float32)
         return WeightView(index, values, cube, observed)

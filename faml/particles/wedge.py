@@ -77,8 +77,8 @@ def weight_from_volume(
     if premultiplied and weight.min() < -WEIGHT_FLOOR * weight.max():
         raise InputDataError(
             f"{name}: expected weights >= 0 for CTF-premultiplied particles, found "
-            f"{weight.min():g}; the volume may be a CTF amplitude (set rlnCtfDataAreCtfPremultiplied"
-            " to 0)"
+            f"{weight.min():g}; the volume may be a CTF amplitude (set "
+            "rlnCtfDataAreCtfPremultiplied to 0)"
         )
     if not weight.max() > 0:
         raise InputDataError(

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
 from faml.kernels.slicing import gather_weights
+
+Scalar = TypeVar("Scalar", bound=np.inexact)
 
 __all__ = [
     "FourierGrid",
@@ -26,6 +29,7 @@ __all__ = [
     "padded_half_cube",
     "shell_indices",
     "spectrum_of",
+    "sum_over_shells",
     "volume_of",
 ]
 
@@ -64,6 +68,14 @@ def shell_indices(n: int) -> npt.NDArray[np.int32]:
     kx = np.arange(n // 2 + 1, dtype=np.float64)
     radius = np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx[None, None, :] ** 2)
     return np.floor(radius + 0.5).astype(np.int32)
+
+
+def sum_over_shells(
+    shells: npt.NDArray[np.int32], values: npt.NDArray[np.floating], count: int
+) -> npt.NDArray[np.float64]:
+    """Sums of ``values`` over the points of each of ``count`` shells, in float64."""
+    sums = np.bincount(shells.ravel(), weights=values.ravel(), minlength=count)
+    return sums[:count].astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -122,9 +134,7 @@ class FourierGrid:
     @property
     def shell_counts(self) -> npt.NDArray[np.float64]:
         """Components of the full sphere per shell, ``(sum_shell + 1,)`` float64."""
-        return np.bincount(
-            self.shells, weights=self.multiplicity.astype(np.float64), minlength=self.sum_shell + 1
-        )
+        return sum_over_shells(self.shells, self.multiplicity, self.sum_shell + 1)
 
     def take(self, spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
         """Values of a half-spectrum at the points, ``(J,)`` complex64."""
@@ -179,7 +189,7 @@ def fourier_grid(box: int, align_shell: int, sum_shell: int) -> FourierGrid:
     )
 
 
-def half_cube(spectrum: npt.NDArray[np.inexact], reach: int) -> npt.NDArray[np.inexact]:
+def half_cube(spectrum: npt.NDArray[Scalar], reach: int) -> npt.NDArray[Scalar]:
     """Centred half-cube of a half-spectrum, ``(2q + 1, 2q + 1, q + 1)``, q = ``reach`` <= n / 2."""
     n = spectrum.shape[0]
     axis = np.arange(-reach, reach + 1) % n

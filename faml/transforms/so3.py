@@ -125,9 +125,9 @@ class SO3Correlation:
         flat, values = flat[order], values[order]
         steps = np.stack(np.unravel_index(flat, score.shape), axis=1).astype(np.float64)
         offset = np.empty(3)
-        for row, (g, a, b) in zip(steps, steps.astype(np.int64), strict=True):
+        for i, (g, a, b) in enumerate(steps.astype(np.int64)):
             refine_peak(score, g, a, b, offset)
-            row += offset
+            steps[i] += offset
         if count == 0:
             return Rotation.from_quat(np.empty((0, 4))), np.empty(0)
         rotations = Rotation.from_euler("ZYZ", self.angles(steps))

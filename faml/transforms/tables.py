@@ -10,9 +10,11 @@ import logging
 import os
 import tempfile
 import zipfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ __all__ = ["legendre_table", "wigner_table"]
 
 _LOG = logging.getLogger(__name__)
 _LOCK = Lock()
+Table = dict[str, npt.NDArray[Any]]
 _FORMAT = 1  # raise when the content of a table changes
 
 
@@ -54,7 +57,7 @@ def legendre_table(
 def _legendre(
     bandwidth: int, colatitudes: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-    def make() -> dict[str, npt.NDArray[np.floating]]:
+    def make() -> Table:
         import pyshtools
 
         nodes, weights = pyshtools.expand.SHGLQ(colatitudes - 1)
@@ -77,7 +80,8 @@ def wigner_table(
     """Wigner ``d^l_{m m'}(beta_j)`` at ``beta_j = (j + 1/2) pi / colatitudes``, 0 <= m, m' <= l.
 
     Made from ``Delta^l = d^l(pi/2)`` by the Risbo / Kovacs-Wriggers factorisation
-    ``d^l_{m m'}(beta) = i^(m' - m) sum_h Delta_{h m} Delta_{h m'} exp(i h beta)``, which the symmetries of Delta in h turn into a cosine or a sine series.
+    ``d^l_{m m'}(beta) = i^(m' - m) sum_h Delta_{h m} Delta_{h m'} exp(i h beta)``, which the
+    symmetries of Delta in h turn into a cosine or a sine series.
 
     Returns
     -------
@@ -87,7 +91,7 @@ def wigner_table(
         First row of (m, m').
     """
 
-    def make() -> dict[str, npt.NDArray[np.floating]]:
+    def make() -> Table:
         import pyshtools
 
         # pyshtools' table is the transpose of d_{m h}(pi/2) of exp(-i beta J_y): [h, m] here.
@@ -126,7 +130,7 @@ def _wigner_rows(
     return rows
 
 
-def _load_or_make(name: str, make) -> dict[str, npt.NDArray[np.floating]]:  # type: ignore[no-untyped-def]
+def _load_or_make(name: str, make: Callable[[], Table]) -> Table:
     path = kernel_cache_directory().parent / f"tables-{_FORMAT}" / f"{name}.npz"
     with _LOCK:
         try:
@@ -141,13 +145,13 @@ def _load_or_make(name: str, make) -> dict[str, npt.NDArray[np.floating]]:  # ty
         return table
 
 
-def _store(path: Path, table: dict[str, npt.NDArray[np.floating]]) -> None:
+def _store(path: Path, table: Table) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, **table)
+                np.savez(stream, allow_pickle=False, **table)
             Path(temporary).replace(path)
         except OSError:
             Path(temporary).unlink(missing_ok=True)
