@@ -60,6 +60,7 @@ Progress = Callable[[int, int], None]
 _DEFAULT_RADIUS = 0.3
 """Particle radius as a fraction of the box where no diameter is given."""
 _MASK_EDGE_VOXELS = 3.0
+_REFERENCE_REFINEMENTS = 2
 _IDENTITY = Pose(0, np.eye(3), np.zeros(3))
 
 
@@ -199,6 +200,10 @@ class EmRun:
             strategy = FastAlignment(self._context)
         done = self._pass(model, grid, strategy, assignments, 0)
         if self._reference is not None:
+            # Again around the poses found: the better they fit the reference, the better the
+            # averages keep its frame.
+            for _ in range(_REFERENCE_REFINEMENTS):
+                done = self._pass(model, grid, strategy, done.assignments, 0)
             split = assignments.classes
             assignments = fixed_assignments(
                 split, done.assignments.rotations, done.assignments.translations, em.classes

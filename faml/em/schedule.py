@@ -61,9 +61,10 @@ def next_shell(align_shell: int, ssnr: npt.NDArray[np.float64], box: int, config
 def exploration(iteration: int, config: EmConfig) -> float:
     """Probability that a particle's search disregards its previous pose.
 
-    Falls linearly to zero: keeping poses from the first iterations on freezes the random start.
+    Falls linearly to zero: keeping poses from the first iterations on would freeze the random
+    start. Poses that were given, or found on a reference, are kept from the beginning.
     """
-    if config.exploration == 0:
+    if config.exploration == 0 or config.start not in ("random", "average"):
         return 0.0
     return max(0.0, 1.0 - (iteration - 1) / config.exploration)
 

@@ -17,8 +17,10 @@ __all__ = [
     "gather_weights",
     "phase_factors",
     "pose_terms",
+    "refine_shift",
     "rotate_weight",
     "shell_residual",
+    "shift_derivatives",
     "slice_spectrum",
     "turn_back",
 ]
@@ -242,6 +244,103 @@ def shell_residual(sliced, data, weight, multiplicity, shells, factor, out):
             real = data[j].real - w * sliced[j].real
             imag = data[j].imag - w * sliced[j].imag
             out[shells[j]] += factor * multiplicity[j] * (real * real + imag * imag) / w
+
+
+@kernel
+def shift_derivatives(product, points, box, translation, gradient, hessian):
+    """Correlation at a shift, with its derivatives.
+
+    ``c(t) = sum_j Re(g_j exp(2 pi i k_j.t / n))`` for ``g = multiplicity y conj(R A) / sigma^2``.
+
+    Parameters
+    ----------
+    product : (J,) complex64
+        g.
+    points : (J, 3) float32
+        kx, ky, kz.
+    box : int
+        Edge n in voxels.
+    translation : (3,) float64
+        x, y, z in voxels.
+    gradient : (3,) float64
+        Overwritten, per voxel.
+    hessian : (3, 3) float64
+        Overwritten, per voxel^2.
+
+    Returns
+    -------
+    float64
+        c(t).
+    """
+    phases = np.empty(product.shape[0], np.complex64)
+    phase_factors(points, -translation, box, phases)
+    gradient[:] = 0.0
+    hessian[:] = 0.0
+    total = 0.0
+    factor = 2.0 * math.pi / box
+    for j in range(product.shape[0]):
+        value = product[j] * phases[j]
+        real, imag = float(value.real), float(value.imag)
+        total += real
+        for a in range(3):
+            ka = factor * points[j, a]
+            gradient[a] -= ka * imag
+            for b in range(a + 1):
+                hessian[a, b] -= ka * factor * points[j, b] * real
+    for a in range(3):
+        for b in range(a):
+            hessian[b, a] = hessian[a, b]
+    return total
+
+
+@kernel
+def refine_shift(product, points, box, radius_voxels, steps, translation):
+    """Newton steps on the correlation from a grid maximum; kept only while it rises.
+
+    Parameters
+    ----------
+    product, points, box
+        As in `shift_derivatives`.
+    radius_voxels : float
+        Largest |t|.
+    steps : int
+        At most so many.
+    translation : (3,) float64
+        Start, x, y, z in voxels; overwritten.
+
+    Returns
+    -------
+    float64
+        Correlation at the result.
+    """
+    gradient = np.empty(3)
+    hessian = np.empty((3, 3))
+    trial = np.empty(3)
+    here = shift_derivatives(product, points, box, translation, gradient, hessian)
+    for _ in range(steps):
+        # A maximum needs a negative definite Hessian; elsewhere Newton would climb to a saddle.
+        a, b, c = hessian[0, 0], hessian[0, 1], hessian[0, 2]
+        d, e, f = hessian[1, 1], hessian[1, 2], hessian[2, 2]
+        minor = a * d - b * b
+        determinant = a * (d * f - e * e) - b * (b * f - c * e) + c * (b * e - c * d)
+        if not (a < 0.0 and minor > 0.0 and determinant < 0.0):
+            break
+        gx, gy, gz = gradient[0], gradient[1], gradient[2]
+        trial[0] = (d * f - e * e) * gx + (c * e - b * f) * gy + (b * e - c * d) * gz
+        trial[1] = (c * e - b * f) * gx + (a * f - c * c) * gy + (b * c - a * e) * gz
+        trial[2] = (b * e - c * d) * gx + (b * c - a * e) * gy + (a * d - b * b) * gz
+        length = 0.0
+        for i in range(3):
+            trial[i] = translation[i] - trial[i] / determinant
+            length += trial[i] * trial[i]
+        if length > radius_voxels * radius_voxels:
+            break
+        there = shift_derivatives(product, points, box, trial, gradient, hessian)
+        if not there > here:
+            break
+        here = there
+        translation[:] = trial
+    return here
 
 
 @kernel

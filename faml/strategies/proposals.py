@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from faml.errors import ConfigurationError
 from faml.kernels.peaks import shift_peak
+from faml.kernels.slicing import refine_shift
 from faml.particles.view import Particle
 from faml.references import PADDING, References
 from faml.strategies.base import Candidates, Proposal, SearchContext
@@ -18,6 +19,11 @@ __all__ = ["AmplitudeProposal", "LocalProposal", "create_proposal"]
 
 _SEPARATION_STEPS = 1.5
 """Candidates closer than this many grid steps are one peak."""
+
+
+_NEWTON_STEPS = 2
+_FINE = 0.25
+"""Radius of the finer neighbourhood of a previous pose, in grid steps."""
 
 
 class AmplitudeProposal:
@@ -68,10 +74,18 @@ class AmplitudeProposal:
         if self._keep_previous < 1 or rng.random() < references.exploration:
             return np.empty((0, 3, 3))
         centre = Rotation.from_matrix(particle.previous.rotation)
-        near = rotations_within(
-            centre, references.rotation_plan.spacing_rad, self._keep_previous - 1, rng
-        )
-        return Rotation.concatenate([centre, near]).as_matrix()
+        spacing = references.rotation_plan.spacing_rad
+        wide = self._keep_previous // 2
+        # Two scales: one reaches the next grid point, one refines below the grid.
+        near = [
+            rotations_within(centre, angle, count, rng)
+            for angle, count in (
+                (spacing, wide),
+                (_FINE * spacing, self._keep_previous - 1 - wide),
+            )
+            if count > 0
+        ]
+        return Rotation.concatenate([centre, *near]).as_matrix().reshape(-1, 3, 3)
 
 
 class LocalProposal:
@@ -124,6 +138,7 @@ def search_translations(
     grid = references.grid
     count, edge = grid.align_count, grid.search_edge
     whitened = particle.data[:count] * references.precision
+    doubled = grid.multiplicity[:count]
     norm = np.sqrt(references.data_power(particle))
     product = np.zeros((edge, edge, edge // 2 + 1), dtype=np.complex64)
     flat = product.reshape(-1)
@@ -134,7 +149,15 @@ def search_translations(
         _, energy = references.residual_terms(particle, sliced)
         flat[grid.search_indices] = whitened * sliced.conj()
         correlation = scipy.fft.irfftn(product, s=(edge,) * 3, norm="forward")
-        best = shift_peak(correlation, grid.box / edge, max_shift_voxels, translations[i])
+        shift_peak(correlation, grid.box / edge, max_shift_voxels, translations[i])
+        best = refine_shift(
+            doubled * flat[grid.search_indices],
+            grid.points[:count],
+            grid.box,
+            max_shift_voxels,
+            _NEWTON_STEPS,
+            translations[i],
+        )
         scale = norm * np.sqrt(energy)
         scores[i] = best / scale if scale > 0 else 0.0
     return Candidates(classes, rotations, translations, scores)
