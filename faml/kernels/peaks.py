@@ -12,21 +12,23 @@ __all__ = ["local_maxima", "refine_peak", "shift_peak", "suppress_near"]
 
 
 @kernel
-def _neighbour(score, g, a, b):
-    """Score at (gamma, alpha, beta) indices that may lie one step outside the grid.
+def _wrap(shape, g, a, b):
+    """Flat index of (gamma, alpha, beta) indices that may lie one step outside the grid.
 
     Beyond a pole, ``R(alpha, -beta, gamma) = R(alpha + pi, beta, gamma + pi)``.
     """
-    gammas, alphas, betas = score.shape
-    if b < 0:
-        b = -1 - b
+    gammas, alphas, betas = shape
+    if b < 0 or b >= betas:
+        b = -1 - b if b < 0 else 2 * betas - 1 - b
         g += gammas // 2
         a += alphas // 2
-    elif b >= betas:
-        b = 2 * betas - 1 - b
-        g += gammas // 2
-        a += alphas // 2
-    return score[g % gammas, a % alphas, b]
+    return ((g % gammas) * alphas + a % alphas) * betas + b
+
+
+@kernel
+def _neighbour(score, g, a, b):
+    """Score at indices that may lie one step outside the grid."""
+    return score.reshape(-1)[_wrap(score.shape, g, a, b)]
 
 
 @kernel
@@ -62,10 +64,10 @@ def local_maxima(score, found):
             for b in range(1, betas + 1):
                 value = halo[g, a, b]
                 if (
-                    value > halo[g, a, b - 1]
+                    value >= halo[g, a, b - 1]
                     and value >= halo[g, a, b + 1]
                     and value > -np.inf
-                    and _is_highest(halo, g, a, b)
+                    and _is_highest(halo, score.shape, g, a, b)
                 ):
                     if count < found.shape[0]:
                         found[count] = ((g - 1) * alphas + a - 1) * betas + b - 1
@@ -74,15 +76,21 @@ def local_maxima(score, found):
 
 
 @kernel
-def _is_highest(halo, g, a, b):
-    """Not lower than the 26 neighbours; equal ones must come later in index order."""
+def _is_highest(halo, shape, g, a, b):
+    """Not lower than the 26 neighbours; equal ones must have a larger flat index.
+
+    Ties do occur: correlating a function with itself gives R and its inverse the same score, and
+    near the identity these two are neighbours across the pole.
+    """
     value = halo[g, a, b]
+    here = _wrap(shape, g - 1, a - 1, b - 1)
     for dg in range(-1, 2):
         for da in range(-1, 2):
             for db in range(-1, 2):
                 other = halo[g + dg, a + da, b + db]
-                earlier = dg < 0 or (dg == 0 and (da < 0 or (da == 0 and db < 0)))
-                if other > value or (earlier and other == value):
+                if other > value:
+                    return False
+                if other == value and _wrap(shape, g - 1 + dg, a - 1 + da, b - 1 + db) < here:
                     return False
     return True
 

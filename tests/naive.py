@@ -1,0 +1,155 @@
+"""Slow, obvious twins of the kernels: loops in double precision, no code shared with the package."""
+
+from __future__ import annotations
+
+import itertools
+from math import factorial
+
+import numpy as np
+from scipy.special import sph_harm_y
+
+
+def trilinear(cube, x, y, z):
+    """Value of a centred half-cube at (x, y, z) in grid steps, by Friedel symmetry for x < 0."""
+    q = cube.shape[2] - 1
+
+    def at(i, j, k):
+        if i < 0:
+            return np.conj(cube[-k + q, -j + q, -i])
+        return cube[k + q, j + q, i]
+
+    i, j, k = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
+    total = 0.0
+    for di, dj, dk in itertools.product((0, 1), repeat=3):
+        weight = (
+            (x - i if di else 1 - x + i)
+            * (y - j if dj else 1 - y + j)
+            * (z - k if dk else 1 - z + k)
+        )
+        if weight:
+            total = total + weight * at(i + di, j + dj, k + dk)
+    return total
+
+
+def slice_spectrum(cube, points, rotation, scale):
+    return np.array([trilinear(cube, *(scale * (rotation.T @ p))) for p in points.astype(float)])
+
+
+def rotate_weight(cube, points, rotation):
+    return np.array([trilinear(cube, *(rotation @ p)).real for p in points.astype(float)])
+
+
+def phase_factors(points, translation, box):
+    return np.exp(-2j * np.pi * (points.astype(float) @ translation) / box)
+
+
+def pose_terms_full_sphere(volume_model, data_volume, weight_full, precision_of_shell, align_shell):
+    """Cross and energy terms by a sum over the full FFT cube instead of half-space points."""
+    n = volume_model.shape[0]
+    a = np.fft.fftn(np.fft.ifftshift(volume_model), norm="ortho")
+    y = np.fft.fftn(np.fft.ifftshift(data_volume), norm="ortho")
+    k = np.fft.fftfreq(n, 1 / n)
+    cross = energy = 0.0
+    for iz, iy, ix in itertools.product(range(n), repeat=3):
+        shell = int(np.floor(np.sqrt(k[iz] ** 2 + k[iy] ** 2 + k[ix] ** 2) + 0.5))
+        if 0 < shell <= align_shell:
+            p = precision_of_shell[shell]
+            cross += p * (np.conj(a[iz, iy, ix]) * y[iz, iy, ix]).real
+            energy += p * weight_full[iz, iy, ix] * abs(a[iz, iy, ix]) ** 2
+    return cross, energy
+
+
+def wigner_d(l, m, n, beta):
+    """d^l_{m n}(beta) of exp(-i beta J_y), explicit factorial sum (Wigner)."""
+    total = 0.0
+    for s in range(max(0, n - m), min(l + n, l - m) + 1):
+        total += (
+            (-1) ** (m - n + s)
+            / (factorial(l + n - s) * factorial(s) * factorial(m - n + s) * factorial(l - m - s))
+            * np.cos(beta / 2) ** (2 * l + n - m - 2 * s)
+            * np.sin(beta / 2) ** (m - n + 2 * s)
+        )
+    norm = 1.0 * factorial(l + m) * factorial(l - m) * factorial(l + n) * factorial(l - n)
+    return float(np.sqrt(norm) * total)
+
+
+def synthesise(coefficients, points):
+    """Real function of coefficients [l, m >= 0, shell] at unit vectors, (P, S)."""
+    theta = np.arccos(np.clip(points[:, 2], -1, 1))
+    phi = np.arctan2(points[:, 1], points[:, 0])
+    out = np.zeros((len(points), coefficients.shape[2]))
+    for l in range(coefficients.shape[0]):
+        for m in range(l + 1):
+            basis = sph_harm_y(l, m, theta, phi)[:, None] * coefficients[l, m].astype(complex)
+            out += (1 if m == 0 else 2) * basis.real
+    return out
+
+
+def sphere(bandwidth):
+    """Quadrature points and weights exact for products of two functions of degree L."""
+    nodes, weights = np.polynomial.legendre.leggauss(bandwidth + 2)
+    count = 2 * bandwidth + 3
+    phi = 2 * np.pi * np.arange(count) / count
+    theta = np.repeat(np.arccos(nodes), count)
+    phi = np.tile(phi, len(nodes))
+    points = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], 1)
+    return points, np.repeat(weights, count) * 2 * np.pi / count
+
+
+def so3_correlation(p, q, radial, rotation):
+    """sum_r w_r integral p(r u) q(r R^T u) du by direct summation over the sphere."""
+    points, area = sphere(p.shape[0] - 1)
+    left, right = synthesise(p, points), synthesise(q, points @ rotation)
+    return float((area[:, None] * left * right * radial).sum())
+
+
+def local_maxima(score):
+    """Flat indices of grid points that exceed all 26 neighbours, poles mirrored."""
+    gammas, alphas, betas = score.shape
+    found = []
+    for g, a, b in itertools.product(range(gammas), range(alphas), range(betas)):
+        best = True
+        for dg, da, db in itertools.product((-1, 0, 1), repeat=3):
+            if (dg, da, db) == (0, 0, 0):
+                continue
+            gg, aa, bb = g + dg, a + da, b + db
+            if bb < 0 or bb >= betas:
+                bb = -1 - bb if bb < 0 else 2 * betas - 1 - bb
+                gg, aa = gg + gammas // 2, aa + alphas // 2
+            if score[gg % gammas, aa % alphas, bb] >= score[g, a, b]:
+                best = False
+        if best:
+            found.append((g * alphas + a) * betas + b)
+    return found
+
+
+def suppress(matrices, separation_rad, limit):
+    kept = []
+    for i, r in enumerate(matrices):
+        angles = [
+            np.arccos(np.clip((np.trace(r.T @ matrices[k]) - 1) / 2, -1, 1)) for k in kept
+        ]
+        if all(angle >= separation_rad for angle in angles):
+            kept.append(i)
+        if len(kept) == limit:
+            break
+    return kept
+
+
+def voronoi_counts(sample_matrices, sample_shifts, matrices, shifts, weight):
+    counts = np.zeros(len(matrices), dtype=int)
+    for r, t in zip(sample_matrices, sample_shifts, strict=True):
+        distances = [
+            np.linalg.norm(np.eye(3) - r.T @ m) ** 2 + weight * np.sum((t - s) ** 2)
+            for m, s in zip(matrices, shifts, strict=True)
+        ]
+        counts[int(np.argmin(distances))] += 1
+    return counts
+
+
+def shell_residual(sliced, data, weight, multiplicity, shells, count):
+    out = np.zeros(count)
+    for a, y, w, m, s in zip(sliced, data, weight, multiplicity, shells, strict=True):
+        if w > 0:
+            out[s] += m * abs(y - w * a) ** 2 / w
+    return out
