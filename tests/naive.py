@@ -126,9 +126,7 @@ def local_maxima(score):
 def suppress(matrices, separation_rad, limit):
     kept = []
     for i, r in enumerate(matrices):
-        angles = [
-            np.arccos(np.clip((np.trace(r.T @ matrices[k]) - 1) / 2, -1, 1)) for k in kept
-        ]
+        angles = [np.arccos(np.clip((np.trace(r.T @ matrices[k]) - 1) / 2, -1, 1)) for k in kept]
         if all(angle >= separation_rad for angle in angles):
             kept.append(i)
         if len(kept) == limit:

@@ -194,7 +194,8 @@ def test_shift_derivatives_match_finite_differences():
     np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-2)
     second = [
         [
-            (value(t + a + b) - value(t + a - b) - value(t - a + b) + value(t - a - b)) / (4 * h * h)
+            (value(t + a + b) - value(t + a - b) - value(t - a + b) + value(t - a - b))
+            / (4 * h * h)
             for b in steps
         ]
         for a in steps

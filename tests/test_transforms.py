@@ -95,17 +95,16 @@ def test_correlation_follows_the_rotation_of_one_function(rotation):
     for l in range(bandwidth + 1):
         d = wigner_matrix(l, angles)
         full = np.array(
-            [
-                q[l, m] if m >= 0 else (-1) ** m * q[l, -m].conj()
-                for m in range(-l, l + 1)
-            ]
+            [q[l, m] if m >= 0 else (-1) ** m * q[l, -m].conj() for m in range(-l, l + 1)]
         )
         p[l, : l + 1] = (d @ full)[l:]
     correlation = plan.correlate(p, q, radial, even=False)
     index = (3, 5, 2)
     at = Rotation.from_euler("ZYZ", plan.angles(np.array([index], float))[0]).as_matrix()
     ref = naive.so3_correlation(q, q, radial, rotation.T @ at)
-    assert correlation[index] == pytest.approx(ref, abs=1e3 * EPS * float(np.abs(correlation).max()))
+    assert correlation[index] == pytest.approx(
+        ref, abs=1e3 * EPS * float(np.abs(correlation).max())
+    )
 
 
 @pytest.mark.parametrize("even", [True, False])
@@ -195,9 +194,7 @@ def test_back_turn_is_the_adjoint_of_the_padded_slice(rotation, n):
     rng = np.random.default_rng(14)
     last = full_resolution_shell(n)
     grid = fourier_grid(n, last - 1, last)
-    a, v = (
-        grid.take(spectrum_of(rng.normal(size=(n, n, n)).astype(np.float32))) for _ in range(2)
-    )
+    a, v = (grid.take(spectrum_of(rng.normal(size=(n, n, n)).astype(np.float32))) for _ in range(2))
     cube = padded_half_cube(grid.put(a), grid)
     sliced = np.empty_like(a)
     slice_spectrum(cube, grid.points, rotation, 2.0, sliced)

@@ -56,6 +56,8 @@ def maximise(
     *,
     weight_maximum: float,
     mask: npt.NDArray[np.float32] | None,
+    fixed_power: npt.NDArray[np.float64] | None = None,
+    fixed_noise: npt.NDArray[np.float64] | None = None,
 ) -> MStep:
     """New model from sums.
 
@@ -71,8 +73,12 @@ def maximise(
         Largest W of the data, for `impute`.
     mask : (n, n, n) float32 or None
         Multiplied onto each average; its complement is solvent.
+    fixed_power : (K, S) float64, optional
+        Prior tau^2 to use instead of the measured one.
+    fixed_noise : (S,) float64, optional
+        sigma^2 to use instead of the measured one.
     """
-    noise = _noise_variance(sums, old, grid, config)
+    noise = _noise_variance(sums, old, grid, config) if fixed_noise is None else fixed_noise
     fractions = np.maximum(sums.class_mass, 1e-6 * sums.particles)
     volumes = old.volumes.copy()
     power = old.signal_power.copy()
@@ -85,6 +91,8 @@ def maximise(
         numerator = half_cube_adjoint(sums.numerator[k], grid)
         denominator = sums.denominator[k]
         power[k], ssnr[k] = _signal(numerator, denominator, noise, old.signal_power[k], grid)
+        if fixed_power is not None:
+            power[k] = fixed_power[k]
         if config.update == "impute":
             full = sums.class_mass[k] * weight_maximum
             before = grid.take(spectrum_of(old.volumes[k])) if old.volumes[k].any() else 0.0

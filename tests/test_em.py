@@ -1,0 +1,487 @@
+"""The EM loop: likelihood, M-step, schedule, invariances, and recovery of planted truth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from phantoms import blobs, simulated
+
+from faml.config import EmConfig, build_config
+from faml.conventions import rotation_angle_deg
+from faml.em.expectation import accumulate, log_normaliser, posterior
+from faml.em.loop import EmRun
+from faml.em.maximization import finish_volume, maximise, soft_sphere
+from faml.em.schedule import next_shell
+from faml.em.statistics import Statistics
+from faml.errors import ConfigurationError, InputDataError
+from faml.metrics.fsc import fourier_shell_correlation, pearson
+from faml.metrics.labels import misclassified, pose_errors_deg
+from faml.model import ZETA2_FLOOR, Model
+from faml.particles import ParticleSet, wedge_weight
+from faml.particles.view import ParticleViews, Pose
+from faml.references import References
+from faml.strategies.base import PoseSupport
+from faml.transforms.fourier import fourier_grid, full_resolution_shell
+from faml.transforms.rotations import rotations_within
+
+EPS = float(np.finfo(np.float32).eps)
+QUICK = {"max_candidates": 12, "voronoi_samples": 500, "max_shift_voxels": 3.0}
+
+
+def soft_weight(n):
+    """CTF^2-like weight: rings, times an asymmetric wedge."""
+    k = np.fft.fftfreq(n, 1 / n)
+    radius = np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + np.arange(n // 2 + 1) ** 2)
+    rings = 0.15 + 3.0 * np.cos(0.25 * radius) ** 2
+    return (rings * wedge_weight(n, (-50, 70))).astype(np.float32)
+
+
+def true_model(particles, noise, classes=1, seeds=(0,)):
+    n = particles.box
+    shells = full_resolution_shell(n) + 1
+    return Model(
+        volumes=np.stack([blobs(n, seed=s) for s in seeds][:classes]),
+        class_fractions=np.full(classes, 1.0 / classes),
+        noise_variance=np.full(shells, noise**2),
+        signal_power=np.ones((classes, shells)),
+        shift_variance=1.0,
+    )
+
+
+def particle_at(particles, grid, index=0):
+    poses = particles.poses
+    pose = Pose(0, poses.rotations[index], poses.translations[index])
+    return ParticleViews(particles, grid).particle(index, pose)
+
+
+@pytest.mark.parametrize("n", [17, 18])
+@pytest.mark.parametrize("kind", ["full", "wedge", "soft"])
+def test_true_pose_has_the_expected_residual_and_beats_others(n, kind):
+    """One code path for binary wedges and CTF^2-like weights (method.md section 2)."""
+    weight = {
+        "full": np.ones((n, n, n // 2 + 1), np.float32),
+        "wedge": wedge_weight(n, (-50, 70)),
+        "soft": soft_weight(n),
+    }[kind]
+    particles, _ = simulated(n=n, count=1, noise=0.5, weight=weight, seed=3)
+    grid = fourier_grid(n, 5, 6)
+    references = References(true_model(particles, 0.5), grid, 8)
+    particle = particle_at(particles, grid)
+    pose = particle.previous
+    rng = np.random.default_rng(0)
+    from scipy.spatial.transform import Rotation
+
+    others = Rotation.random(20, rng=rng).as_matrix()
+    support = PoseSupport(
+        classes=np.zeros(21, np.int64),
+        rotations=np.concatenate([pose.rotation[None], others]),
+        translations=np.repeat(pose.translation[None], 21, axis=0),
+        log_volumes=np.zeros(21),
+    )
+    log_posterior, _ = posterior(particle, references, support)
+    assert np.argmax(log_posterior) == 0
+    posed = references.posed(0, pose.rotation, pose.translation, grid.align_count)
+    cross, energy = references.residual_terms(particle, posed)
+    squared = references.data_power(particle) - 2 * cross + energy
+    seen = (particle.weight.values > 0)[: grid.align_count]
+    degrees = float(grid.multiplicity[: grid.align_count][seen].sum())
+    # chi^2 with so many degrees of freedom, five standard deviations, and interpolation error.
+    assert abs(squared - degrees) < 5 * np.sqrt(2 * degrees) + 0.05 * degrees
+
+
+def test_posterior_matches_direct_sums_and_normalises():
+    particles, _ = simulated(n=16, count=1, noise=0.8, weight=wedge_weight(16, (-40, 65)), seed=4)
+    grid = fourier_grid(16, 4, 5)
+    model = true_model(particles, 0.8)
+    references = References(model, grid, 8)
+    particle = particle_at(particles, grid)
+    rng = np.random.default_rng(1)
+    from scipy.spatial.transform import Rotation
+
+    support = PoseSupport(
+        classes=np.zeros(6, np.int64),
+        rotations=Rotation.random(6, rng=rng).as_matrix(),
+        translations=rng.uniform(-1, 1, (6, 3)),
+        log_volumes=rng.uniform(-1, 1, 6),
+    )
+    log_posterior, log_likelihood = posterior(particle, references, support)
+    terms = []
+    for i in range(6):
+        posed = references.posed(0, support.rotations[i], support.translations[i], grid.align_count)
+        w = particle.weight.values[: grid.align_count].astype(float)
+        y = particle.data[: grid.align_count].astype(complex)
+        seen = w > 0
+        residual = np.abs(y - w * posed)[seen] ** 2 / w[seen] * grid.multiplicity[: len(w)][seen]
+        squared = residual.sum() / 0.64
+        t = support.translations[i]
+        prior = np.exp(-0.5 * t @ t / 1.0) / (2 * np.pi) ** 1.5
+        terms.append(np.log(prior) - 0.5 * squared + support.log_volumes[i])
+    ref = np.array(terms)
+    total = np.log(np.exp(ref - ref.max()).sum()) + ref.max()
+    np.testing.assert_allclose(log_posterior, ref - total, atol=0.02)
+    normaliser = log_normaliser(particle, references)
+    assert log_likelihood == pytest.approx(total + normaliser, abs=0.02)
+    assert np.exp(log_posterior).sum() == pytest.approx(1.0)
+
+
+def test_posterior_survives_huge_residuals():
+    particles, _ = simulated(n=16, count=1, noise=0.1, seed=5)
+    grid = fourier_grid(16, 4, 5)
+    model = replace(true_model(particles, 0.1), noise_variance=np.full(8, 1e-12))
+    references = References(model, grid, 8)
+    support = PoseSupport(
+        classes=np.zeros(2, np.int64),
+        rotations=np.stack([np.eye(3), np.diag([1.0, -1.0, -1.0])]),
+        translations=np.zeros((2, 3)),
+        log_volumes=np.zeros(2),
+    )
+    log_posterior, log_likelihood = posterior(particle_at(particles, grid), references, support)
+    assert np.isfinite(log_likelihood)
+    assert np.exp(log_posterior).sum() == pytest.approx(1.0)
+
+
+def penalised_objective(views, references, supports, model, grid):
+    """Log posterior of data and averages at fixed sigma and tau, up to a constant."""
+    value = 0.0
+    for i, support in enumerate(supports):
+        particle = views.particle(i, Pose(0, np.eye(3), np.zeros(3)))
+        value += posterior(particle, references, support)[1]
+    from faml.transforms.fourier import spectrum_of
+
+    for k in range(model.classes):
+        average = grid.take(spectrum_of(model.volumes[k]))
+        prior = model.signal_power[k][grid.shells]
+        inner = slice(0, grid.align_count)
+        value -= 0.5 * float((grid.multiplicity * np.abs(average) ** 2 / prior)[inner].sum())
+    return value
+
+
+@pytest.mark.parametrize("kind", ["wedge", "soft"])
+def test_penalised_objective_never_falls_at_fixed_support(kind):
+    """EM is monotone here up to interpolation.
+
+    `den` is only the diagonal of the normal operator and trilinear slices are not exactly unitary:
+    a fall of up to 2e-3 of the rise of the first step is allowed, no more.
+    """
+    n = 18
+    weight = wedge_weight(n, (-50, 70)) if kind == "wedge" else soft_weight(n)
+    particles, _ = simulated(n=n, count=10, noise=1.0, weight=weight, seed=6)
+    grid = fourier_grid(n, 6, 6)
+    rng = np.random.default_rng(2)
+    from scipy.spatial.transform import Rotation
+
+    supports = []
+    for i in range(10):
+        near = rotations_within(Rotation.from_matrix(particles.poses.rotations[i]), 0.5, 4, rng)
+        turns = Rotation.concatenate([near, Rotation.random(3, rng=rng)]).as_matrix()
+        moves = particles.poses.translations[i] + rng.normal(scale=0.4, size=(7, 3))
+        supports.append(PoseSupport(np.zeros(7, np.int64), turns, moves, np.zeros(7)))
+    views = ParticleViews(particles, grid)
+    model = replace(true_model(particles, 1.0), volumes=blobs(n, seed=9)[None])
+    config = EmConfig()
+    values = []
+    for _ in range(7):
+        references = References(model, grid, 8)
+        values.append(penalised_objective(views, references, supports, model, grid))
+        sums = Statistics.zeros(1, grid, total=True)
+        for i, support in enumerate(supports):
+            particle = views.particle(i, Pose(0, np.eye(3), np.zeros(3)))
+            accumulate(
+                particle, references, support, posterior(particle, references, support)[0], sums
+            )
+        step = maximise(
+            sums, model, grid, config, weight_maximum=float(weight.max()), mask=None,
+            fixed_power=model.signal_power, fixed_noise=model.noise_variance,
+        )  # fmt: skip
+        model = replace(model, volumes=step.model.volumes)
+    steps = np.diff(values)
+    assert steps[0] > 0
+    assert (steps > -2e-3 * steps[0]).all()
+
+
+def test_ratio_and_impute_share_their_fixed_point():
+    n = 16
+    particles, _ = simulated(n=n, count=12, noise=0.4, weight=wedge_weight(n, (-60, 60)), seed=7)
+    volumes = {}
+    for update, iterations in (("ratio", 1), ("impute", 1)):
+        grid = fourier_grid(n, 5, 5)
+        model = true_model(particles, 0.4)
+        views = ParticleViews(particles, grid)
+        for _ in range(iterations if update == "ratio" else 60):
+            references = References(model, grid, 8)
+            sums = Statistics.zeros(1, grid, total=True)
+            for i in range(len(particles)):
+                particle = particle_at(particles, grid, i)
+                support = PoseSupport.single(particle.previous)
+                accumulate(particle, references, support, np.zeros(1), sums)
+            step = maximise(
+                sums, model, grid, EmConfig(update=update), weight_maximum=1.0, mask=None,
+                fixed_power=np.full_like(model.signal_power, 1e12),
+                fixed_noise=model.noise_variance,
+            )  # fmt: skip
+            model = replace(model, volumes=step.model.volumes)
+        volumes[update] = model.volumes[0]
+        assert views is not None
+    assert pearson(volumes["ratio"], volumes["impute"]) > 0.999
+
+
+def test_impute_stays_bounded_where_weights_exceed_one():
+    n = 16
+    particles, _ = simulated(n=n, count=8, noise=0.3, weight=soft_weight(n), seed=8)
+    config = build_config(
+        em={"start": "poses", "update": "impute", "iterations": 8, "first_shell": 5,
+            "march": False, "max_shell": 6},
+        search=QUICK,
+    )  # fmt: skip
+    *_, last = EmRun(particles, config).states()
+    assert np.isfinite(last.model.volumes).all()
+    assert pearson(last.model.volumes[0], blobs(n)) > 0.8
+
+
+def test_noise_spectrum_is_recovered():
+    """Coloured noise at the true poses: sigma per shell within its statistical error."""
+    n = 18
+    clean, _ = simulated(n=n, count=24, noise=0.0, seed=9)
+    rng = np.random.default_rng(3)
+    from faml.transforms.fourier import shell_indices, spectrum_of, volume_of
+
+    shells = shell_indices(n)
+    colour = 0.5 + 2.0 / (1.0 + shells)
+    volumes = []
+    for i in range(24):
+        noise = spectrum_of(rng.normal(size=(n, n, n)).astype(np.float32)) * colour
+        volumes.append(clean.volume(i) + volume_of(noise.astype(np.complex64), n))
+    particles = ParticleSet.from_arrays(
+        np.stack(volumes), wedge_weight(n, (-60, 60))[None], poses=clean.poses
+    )
+    grid = fourier_grid(n, 7, 8)
+    model = true_model(particles, 1.0)
+    references = References(model, grid, 8)
+    sums = Statistics.zeros(1, grid, total=True)
+    for i in range(24):
+        particle = particle_at(particles, grid, i)
+        accumulate(particle, references, PoseSupport.single(particle.previous), np.zeros(1), sums)
+    step = maximise(sums, model, grid, EmConfig(), weight_maximum=1.0, mask=None)
+    expected = (0.5 + 2.0 / (1.0 + np.arange(9))) ** 2
+    error = np.sqrt(2.0 / np.maximum(sums.observed[1:], 1))
+    ratio = step.model.noise_variance[1:9] / expected[1:]
+    assert (np.abs(ratio - 1) < 5 * error + 0.03).all()
+
+
+def test_scalar_noise_imputes_the_old_variance():
+    """Paper Eq. 12 with its misprint corrected, on data that are noise alone."""
+    n = 16
+    rng = np.random.default_rng(4)
+    particles = ParticleSet.from_arrays(
+        (2.0 * rng.normal(size=(20, n, n, n))).astype(np.float32), wedge_weight(n, (-60, 60))[None]
+    )
+    grid = fourier_grid(n, 6, 7)
+    model = replace(
+        true_model(particles, 1.0),
+        volumes=np.zeros((1, n, n, n), np.float32),
+        noise_variance=np.full(8, 9.0),
+    )
+    references = References(model, grid, 8)
+    sums = Statistics.zeros(1, grid, total=True)
+    for i in range(20):
+        particle = ParticleViews(particles, grid).particle(i, Pose(0, np.eye(3), np.zeros(3)))
+        accumulate(particle, references, PoseSupport.single(particle.previous), np.zeros(1), sums)
+    step = maximise(sums, model, grid, EmConfig(noise="scalar"), weight_maximum=1.0, mask=None)
+    share = sums.observed[1:].sum() / (20 * grid.shell_counts[1:].sum())
+    # data_term zeroes unobserved components, so the residual holds the observed variance alone
+    assert step.model.noise_variance[3] == pytest.approx(4 * share + 9 * (1 - share), rel=0.02)
+
+
+def test_empty_class_keeps_its_average_and_is_reported():
+    n = 16
+    particles, _ = simulated(n=n, count=4, seed=10)
+    grid = fourier_grid(n, 5, 6)
+    model = true_model(particles, 0.3, classes=2, seeds=(0, 1))
+    references = References(model, grid, 8)
+    sums = Statistics.zeros(2, grid, total=True)
+    for i in range(4):
+        particle = particle_at(particles, grid, i)
+        accumulate(particle, references, PoseSupport.single(particle.previous), np.zeros(1), sums)
+    step = maximise(sums, model, grid, EmConfig(), weight_maximum=1.0, mask=None)
+    assert step.empty_classes == (1,)
+    np.testing.assert_array_equal(step.model.volumes[1], model.volumes[1])
+    assert np.isfinite(step.model.volumes).all()
+    assert step.model.class_fractions.sum() == pytest.approx(1.0)
+    assert (step.model.class_fractions > 0).all()
+
+
+def test_shift_variance_has_a_floor():
+    particles, _ = simulated(n=16, count=4, shifts=0.0, seed=11)
+    config = build_config(em={"start": "poses", "iterations": 0})
+    (state,) = EmRun(particles, config).states()
+    assert state.model.shift_variance == ZETA2_FLOOR
+
+
+def test_solvent_has_zero_mean_and_the_mask_flattens():
+    volume = blobs(20) + 3.0
+    free = finish_volume(volume, None)
+    corner = free[:2, :2, :2]
+    assert abs(corner.mean()) < 0.05
+    mask = soft_sphere(20, 6.0, 2.0)
+    flat = finish_volume(volume, mask)
+    assert (flat[mask == 0] == 0).all()
+
+
+def test_resolution_grows_only_with_measured_signal():
+    config = EmConfig()
+    ssnr = np.zeros((2, 12))
+    ssnr[0, :8] = 5.0
+    assert next_shell(4, ssnr, 24, config) == 5
+    assert next_shell(7, ssnr, 24, config) == 7
+    assert next_shell(11, ssnr, 24, config) == 11
+    assert next_shell(11, ssnr, 24, EmConfig(march=False)) == 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fa", "faml"])
+def test_planted_poses_are_recovered_from_random_orientations(strategy):
+    n = 24
+    particles, _ = simulated(
+        n=n, count=24, noise=1.2, weight=wedge_weight(n, (-55, 65)), seed=12, shifts=1.0
+    )
+    config = build_config(
+        em={"iterations": 15, "seed": 3},
+        search={"strategy": strategy, "max_candidates": 25, "max_shift_voxels": 3.0},
+        threads=2,
+    )
+    run = EmRun(particles, config)
+    *_, state = run.states()
+    errors = pose_errors_deg(state.assignments.rotations, particles.poses.rotations)
+    assert (errors < 12).mean() > 0.9
+    assert run.finish(state).model.volumes.shape == (1, n, n, n)
+
+
+@pytest.mark.slow
+def test_two_classes_are_separated():
+    n = 24
+    particles, labels = simulated(
+        n=n, count=32, noise=0.8, weight=wedge_weight(n, (-60, 60)), seed=13, shifts=1.0,
+        phantom_seeds=(0, 21),
+    )  # fmt: skip
+    config = build_config(
+        em={"classes": 2, "iterations": 15, "seed": 1},
+        search={"max_candidates": 25, "max_shift_voxels": 3.0},
+        threads=2,
+    )
+    *_, state = EmRun(particles, config).states()
+    assert misclassified(labels, state.assignments.classes) <= 1
+
+
+def states_of(particles, threads=1, **em):
+    settings = {"iterations": 2, "seed": 5, "chunk_size": 3} | em
+    return list(EmRun(particles, build_config(em=settings, search=QUICK, threads=threads)).states())
+
+
+def assert_same(a, b):
+    for name in ("volumes", "noise_variance", "signal_power", "class_fractions"):
+        np.testing.assert_array_equal(getattr(a.model, name), getattr(b.model, name))
+    np.testing.assert_array_equal(a.assignments.rotations, b.assignments.rotations)
+    np.testing.assert_array_equal(a.assignments.log_likelihoods, b.assignments.log_likelihoods)
+
+
+def test_results_do_not_depend_on_threads():
+    particles, _ = simulated(n=16, count=10, weight=wedge_weight(16, (-60, 60)), seed=14)
+    for a, b in zip(states_of(particles), states_of(particles, threads=3), strict=True):
+        assert_same(a, b)
+
+
+def test_resuming_a_state_equals_going_on():
+    particles, _ = simulated(n=16, count=6, weight=wedge_weight(16, (-60, 60)), seed=15)
+    whole = states_of(particles, iterations=4)
+    first = states_of(particles, iterations=2)
+    config = build_config(em={"iterations": 4, "seed": 5, "chunk_size": 3}, search=QUICK, threads=2)
+    second = list(EmRun(particles, config).states(first[-1]))
+    assert_same(whole[-1], second[-1])
+
+
+def test_order_of_particles_does_not_matter():
+    """At given poses no random number depends on the index; only the rounding of sums changes."""
+    particles, _ = simulated(n=16, count=9, weight=wedge_weight(16, (-60, 60)), seed=16)
+    order = np.random.default_rng(0).permutation(9)
+    config = build_config(em={"start": "poses", "iterations": 0})
+    (a,) = EmRun(particles, config).states()
+    (b,) = EmRun(particles.subset(order), config).states()
+    np.testing.assert_allclose(
+        a.model.volumes, b.model.volumes, atol=100 * EPS * np.abs(a.model.volumes).max()
+    )
+    np.testing.assert_allclose(
+        a.assignments.log_likelihoods[order], b.assignments.log_likelihoods, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("n", [15, 16])
+def test_one_particle_and_odd_boxes_run(n):
+    particles, _ = simulated(n=n, count=1, weight=wedge_weight(n, (-60, 60)), seed=17)
+    states = states_of(particles)
+    assert np.isfinite(states[-1].model.volumes).all()
+
+
+def test_paper_preset_runs_as_published():
+    particles, _ = simulated(n=16, count=6, weight=wedge_weight(16, (-60, 60)), seed=18)
+    config = build_config(preset="paper", em={"iterations": 2}, search={"voronoi_samples": 500})
+    assert config.em.start == "average"
+    assert config.em.update == "impute"
+    assert config.em.noise == "scalar"
+    assert not config.em.march
+    assert config.search.max_candidates == 50
+    *_, state = EmRun(particles, config).states()
+    assert state.align_shell == full_resolution_shell(16)
+    assert len(set(state.model.noise_variance)) == 1
+    assert build_config(preset="paper").search.voronoi_samples == 10_000
+
+
+def test_start_from_poses_needs_poses_and_k_at_most_n():
+    particles, _ = simulated(n=16, count=3, seed=19)
+    blind = replace(particles, poses=None)
+    with pytest.raises(InputDataError, match="--start random"):
+        next(EmRun(blind, build_config(em={"start": "poses"})).states())
+    with pytest.raises(ConfigurationError, match="4 classes for 3 particles"):
+        next(EmRun(particles, build_config(em={"classes": 4})).states())
+    with pytest.raises(ConfigurationError, match="half the box"):
+        EmRun(particles, build_config(search={"max_shift_voxels": 8.0}))
+
+
+def test_fixture_poses_give_the_reference(shared_data):
+    """RELION itself reads this fixture correctly: it decides about signs and conventions."""
+    particles, reference = fixture(shared_data)
+    config = build_config(em={"start": "poses", "iterations": 0})
+    (state,) = EmRun(particles, config).states()
+    fsc = fourier_shell_correlation(state.model.volumes[0], reference)
+    assert (fsc[1:14] >= 0.95).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fa", "faml"])
+def test_fixture_poses_are_found_from_its_reference(shared_data, strategy):
+    particles, reference = fixture(shared_data)
+    config = build_config(
+        em={"start": "reference.mrc", "iterations": 10},
+        search={"strategy": strategy},
+        threads=2,
+    )
+    run = EmRun(particles, config, reference=reference)
+    *_, state = run.states()
+    final = run.finish(state)
+    found = final.assignments
+    assert rotation_angle_deg(found.rotations, particles.poses.rotations).max() < 4.0
+    shifts = np.linalg.norm(found.translations - particles.poses.translations, axis=1)
+    assert shifts.max() < 0.5
+    fsc = fourier_shell_correlation(final.model.volumes[0], reference)
+    assert (fsc[1:14] >= 0.95).all()
+
+
+def fixture(folder):
+    from faml.config import DataConfig
+    from faml.io.dataset import open_particles
+    from faml.io.mrc import read_volume
+
+    data = DataConfig(inputs=(str(folder / "conventions" / "particles.star"),))
+    reference = read_volume(folder / "conventions" / "reference.mrc").values
+    return open_particles(data, 0).particles, reference
