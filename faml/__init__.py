@@ -6,6 +6,7 @@ ARCHITECTURE.md.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["RunResult", "__version__", "iterate", "resume", "run"]
+
+# Without a handler of its own, a library's warnings and stack traces land on standard error.
+logging.getLogger("faml").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

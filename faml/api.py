@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,21 @@ from threadpoolctl import threadpool_limits
 
 from faml.config import RunConfig, build_config, config_to_toml
 from faml.em.loop import EmRun, Progress
-from faml.em.start import REFERENCE_FREE_STARTS
+from faml.em.start import REFERENCE_FREE_STARTS, start_assignments
 from faml.em.state import State
-from faml.errors import CheckpointError, ConfigurationError, InputDataError
+from faml.errors import (
+    CheckpointError,
+    ConfigurationError,
+    FamlError,
+    InputDataError,
+    OutputError,
+)
 from faml.io.atomic import write_text_atomic
-from faml.io.checkpoint import HDF5Checkpoint, read_run
+from faml.io.checkpoint import HDF5Checkpoint, StoredRun, read_run
 from faml.io.dataset import Dataset, open_particles
 from faml.io.mrc import read_volume
 from faml.io.output import (
+    CHECKPOINT_NAME,
     ParticleResults,
     prepare_output_directory,
     write_class_averages,
@@ -37,8 +44,12 @@ from faml.report.slices import write_class_slices
 
 __all__ = ["CHECKPOINT_NAME", "RunResult", "iterate", "resume", "run", "run_config"]
 
-CHECKPOINT_NAME = "run.h5"
 _LOG = logging.getLogger("faml")
+_CONFIG_NAME = "config.toml"
+_REFERENCE_VOXEL = 0.01
+"""Relative difference of voxel sizes from which a reference is suspicious."""
+_SAME_VOXEL = 1e-4
+"""Headers hold voxel sizes in single precision; more than this is another voxel size."""
 
 OnState = Callable[[State, Dataset], None]
 
@@ -70,6 +81,7 @@ def run(
     inputs: list[str | Path] | str | Path,
     output: str | Path,
     *,
+    max_resolution_angstrom: float | None = None,
     progress: Progress | None = None,
     on_state: OnState | None = None,
     **settings: Any,
@@ -82,6 +94,8 @@ def run(
         MRC files, folders, globs, or one RELION STAR file.
     output : path
         Directory of the results; must not hold another run.
+    max_resolution_angstrom : float, optional
+        Finest resolution used for alignment, in Angstrom; sets ``em.max_shell``.
     progress : callable, optional
         Called with (particles done, particles in all) during each pass.
     on_state : callable, optional
@@ -93,41 +107,47 @@ def run(
     Raises
     ------
     FamlError
-        One of its subclasses, for anything wrong with settings, input or output.
+        One of its subclasses, for anything wrong with settings, input or output. What is wrong
+        with settings or input is found before anything is written.
+    KeyboardInterrupt
+        After Ctrl-C; the message says what is kept and how to go on.
     """
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    data = dict(settings.pop("data", None) or {})
-    data["inputs"] = tuple(os.path.abspath(item) for item in given)
-    em = dict(settings.pop("em", None) or {})
-    if em.get("start", "random") not in REFERENCE_FREE_STARTS and Path(em["start"]).exists():
-        em["start"] = os.path.abspath(em["start"])
-    config = build_config(data=data, em=em, output=os.path.abspath(output), **settings)
-    return run_config(config, progress=progress, on_state=on_state)
+    data = dict(settings.pop("data", None) or {}) | {"inputs": tuple(str(item) for item in given)}
+    config = build_config(data=data, output=os.fspath(output), **settings)
+    return run_config(
+        config,
+        max_resolution_angstrom=max_resolution_angstrom,
+        progress=progress,
+        on_state=on_state,
+    )
 
 
 def run_config(
     config: RunConfig,
     *,
+    max_resolution_angstrom: float | None = None,
     progress: Progress | None = None,
     on_state: OnState | None = None,
 ) -> RunResult:
     """`run` for a complete configuration (with ``data.inputs`` and ``output``)."""
     if not config.output:
         raise ConfigurationError("expected an output directory, found none; give -o DIR")
+    config = _with_absolute_paths(config)
     # Everything that can be wrong with the input is found before anything is written.
     dataset = open_particles(config.data, config.em.seed)
-    em = EmRun(
-        dataset.particles,
-        config,
-        reference=_reference(config, dataset.particles),
-        progress=progress,
-    )
+    particles = dataset.particles
+    if max_resolution_angstrom is not None:
+        config = _with_resolution(config, particles, max_resolution_angstrom)
+    _check_poses(config, particles)
+    reference, warnings = _reference(config, particles)
+    em = EmRun(particles, config, reference=reference, progress=progress)
     directory = prepare_output_directory(config.output)
-    write_text_atomic(directory / "config.toml", config_to_toml(config))
+    write_text_atomic(directory / _CONFIG_NAME, config_to_toml(config))
     with _logged(directory):
-        for warning in dataset.warnings:
+        for warning in (*dataset.warnings, *warnings):
             _LOG.warning(warning)
-        return _carry_out(em, dataset, directory, None, on_state)
+        return _carry_out(em, dataset, directory, None, on_state, warnings)
 
 
 def resume(
@@ -156,28 +176,19 @@ def resume(
     """
     folder = Path(directory)
     stored = read_run(folder / CHECKPOINT_NAME)
-    config = stored.config
-    if iterations is not None:
-        config = config.model_copy(
-            update={"em": config.em.model_copy(update={"iterations": iterations})}
-        )
-    if threads is not None:
-        config = config.model_copy(update={"threads": threads})
+    config = _changed(stored.config, iterations=iterations, threads=threads)
     dataset = open_particles(config.data, config.em.seed)
     particles = dataset.particles
-    if particles.names != stored.names or particles.box != stored.box:
-        raise CheckpointError(
-            f"{folder}: expected the {len(stored.names)} particles of box {stored.box} that the "
-            f"run was started with, found {len(particles)} of box {particles.box} or other names; "
-            "restore the input or start a new run"
-        )
+    _check_same_particles(folder, stored, particles)
+    reference, warnings = _reference(config, particles)
     state = stored.state
     if iterations is not None and iterations > state.iteration:
         state = replace(state, stop_reason="")
-    em = EmRun(particles, config, reference=_reference(config, particles), progress=progress)
+    em = EmRun(particles, config, reference=reference, progress=progress)
     with _logged(folder):
+        write_text_atomic(folder / _CONFIG_NAME, config_to_toml(config))
         _LOG.info("resumed after iteration %d", state.iteration)
-        return _carry_out(em, dataset, folder, state, on_state)
+        return _carry_out(em, dataset, folder, state, on_state, warnings)
 
 
 def iterate(
@@ -199,25 +210,39 @@ def _carry_out(
     directory: Path,
     resume_from: State | None,
     on_state: OnState | None,
+    warnings: tuple[str, ...],
 ) -> RunResult:
     checkpoint = HDF5Checkpoint(directory / CHECKPOINT_NAME, em.config, dataset.particles)
     if resume_from is not None:
         checkpoint.saved = [resume_from]
-    # One BLAS thread: more would change the order of sums with the machine.
-    with threadpool_limits(limits=1):
-        for state in em.states(resume_from):
-            checkpoint.save(state)
-            _log_state(state, dataset)
-            _draw(directory / "slices" / f"iteration_{state.iteration:03d}.png", state, dataset)
-            if on_state is not None:
-                on_state(state, dataset)
-        last = checkpoint.last()
-        _LOG.info(last.stop_reason or f"stopped after the {last.iteration} iterations asked for")
-        final = em.finish(last)
+    try:
+        # One BLAS thread: more would change the order of sums with the machine.
+        with threadpool_limits(limits=1):
+            for state in em.states(resume_from):
+                checkpoint.save(state)
+                _log_state(state, dataset)
+                _draw(directory / "slices" / f"iteration_{state.iteration:03d}.png", state, dataset)
+                if on_state is not None:
+                    on_state(state, dataset)
+            last = checkpoint.last()
+            _LOG.info(last.stop_reason or f"stopped: {last.iteration} iterations done")
+            final = em.finish(last)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_interrupted(checkpoint, dataset, directory)) from error
+    maps, star = _write_results(final, dataset, directory)
+    _draw(directory / "slices.png", final, dataset)
+    every = (*dataset.warnings, *warnings)
+    return RunResult(em.config, final, directory, maps, star, every)
+
+
+def _write_results(
+    state: State, dataset: Dataset, directory: Path
+) -> tuple[tuple[Path, ...], Path]:
+    """Class averages and ``particles.star``; their paths."""
     maps = write_class_averages(
-        directory, final.model.volumes, dataset.particles.voxel_size_angstrom
+        directory, state.model.volumes, dataset.particles.voxel_size_angstrom
     )
-    found = final.assignments
+    found = state.assignments
     star = write_particles(
         directory,
         dataset,
@@ -229,14 +254,101 @@ def _carry_out(
             log_likelihoods=found.log_likelihoods,
         ),
     )
-    _draw(directory / "slices.png", final, dataset)
-    return RunResult(em.config, final, directory, tuple(maps), star, dataset.warnings)
+    return maps, star
 
 
-def _reference(config: RunConfig, particles: ParticleSet) -> npt.NDArray[np.float32] | None:
+def _interrupted(checkpoint: HDF5Checkpoint, dataset: Dataset, directory: Path) -> str:
+    """Leave the last complete iteration's results; what to say and how to go on."""
+    if not checkpoint.saved:
+        message = (
+            "interrupted before the first iteration was complete; start again with the same command"
+        )
+    else:
+        last = checkpoint.last()
+        with suppress(OutputError):  # the checkpoint is what counts
+            _write_results(last, dataset, directory)
+        message = (
+            f"interrupted; iteration {last.iteration} is kept; continue with: "
+            f"faml resume {directory}"
+        )
+    _LOG.info(message)
+    return message
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Paths that stay right when a run is resumed from another folder."""
+    data = config.data.model_copy(
+        update={"inputs": tuple(os.path.abspath(item) for item in config.data.inputs)}
+    )
+    em = config.em
+    if em.start not in REFERENCE_FREE_STARTS and Path(em.start).exists():
+        em = em.model_copy(update={"start": os.path.abspath(em.start)})
+    return config.model_copy(
+        update={"data": data, "em": em, "output": os.path.abspath(config.output)}
+    )
+
+
+def _changed(config: RunConfig, *, threads: int | None = None, **em: int | None) -> RunConfig:
+    """The configuration with other settings where they are not None, validated."""
+    values = config.model_dump()
+    values["em"] |= {key: value for key, value in em.items() if value is not None}
+    if threads is not None:
+        values["threads"] = threads
+    return build_config(**values)
+
+
+def _with_resolution(
+    config: RunConfig, particles: ParticleSet, resolution_angstrom: float
+) -> RunConfig:
+    """``em.max_shell`` from a resolution in Angstrom."""
+    if config.em.max_shell is not None:
+        raise ConfigurationError(
+            "expected a largest shell or a finest resolution, found both; leave one out"
+        )
+    extent = particles.box * particles.voxel_size_angstrom
+    if not 0 < resolution_angstrom <= extent / config.em.first_shell:
+        raise ConfigurationError(
+            f"expected a finest resolution above 0 and up to {extent / config.em.first_shell:g} "
+            f"Angstrom (shell {config.em.first_shell} of this box), found {resolution_angstrom:g}"
+        )
+    # The factor keeps a resolution printed with four digits on its shell.
+    return _changed(config, max_shell=int(1.0001 * extent / resolution_angstrom))
+
+
+def _check_poses(config: RunConfig, particles: ParticleSet) -> None:
+    """Find what the start and the local search lack before anything is written."""
+    em = config.em
+    start_assignments(particles, em.start, em.classes, em.seed)
+    if config.search.local_angle_deg is not None and particles.poses is None:
+        raise InputDataError(
+            "--local-angle searches around input poses: expected a STAR file with rlnAngleRot, "
+            "rlnAngleTilt and rlnAnglePsi, found none; leave it out"
+        )
+
+
+def _check_same_particles(folder: Path, stored: StoredRun, particles: ParticleSet) -> None:
+    """Raise CheckpointError unless the particles are those the run was started with."""
+    if particles.names != stored.names or particles.box != stored.box:
+        raise CheckpointError(
+            f"{folder}: expected the {len(stored.names)} particles of box {stored.box} that the "
+            f"run was started with, found {len(particles)} of box {particles.box} or other names; "
+            "restore the input or start a new run"
+        )
+    if abs(particles.voxel_size_angstrom / stored.voxel_size_angstrom - 1.0) > _SAME_VOXEL:
+        raise CheckpointError(
+            f"{folder}: expected the voxel size of {stored.voxel_size_angstrom:g} Angstrom that "
+            f"the run was started with, found {particles.voxel_size_angstrom:g}; restore the input "
+            "or start a new run"
+        )
+
+
+def _reference(
+    config: RunConfig, particles: ParticleSet
+) -> tuple[npt.NDArray[np.float32] | None, tuple[str, ...]]:
+    """The starting reference, if any, and warnings about it."""
     start = config.em.start
     if start in REFERENCE_FREE_STARTS:
-        return None
+        return None, ()
     path = Path(start)
     if not path.exists() and path.suffix.lower() not in (".mrc", ".map"):
         raise ConfigurationError(
@@ -244,15 +356,15 @@ def _reference(config: RunConfig, particles: ParticleSet) -> npt.NDArray[np.floa
             "of an MRC file"
         )
     volume = read_volume(path)
-    size = volume.header.voxel_size_angstrom
-    if size is not None and abs(size / particles.voxel_size_angstrom - 1.0) > 0.01:
-        raise InputDataError(
-            f"reference {start}: expected the particles' voxel size "
-            f"{particles.voxel_size_angstrom:g} Angstrom, found {size:g}; rescale it"
-        )
     if not np.ptp(volume.values) > 0:
         raise InputDataError(f"reference {start}: the volume is constant; give a map")
-    return volume.values
+    size, wanted = volume.header.voxel_size_angstrom, particles.voxel_size_angstrom
+    if size is None or abs(size / wanted - 1.0) <= _REFERENCE_VOXEL:
+        return volume.values, ()
+    return volume.values, (
+        f"reference {start}: its header says {size:g} Angstrom per voxel, the particles have "
+        f"{wanted:g}; it is taken voxel for voxel, so rescale it unless the header is wrong",
+    )
 
 
 def _draw(path: Path, state: State, dataset: Dataset) -> None:
@@ -293,18 +405,37 @@ def _log_state(state: State, dataset: Dataset) -> None:
         )
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk silences; the error that matters is raised elsewhere."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Drop the line instead of printing a stack trace."""
+
+
 @contextmanager
 def _logged(directory: Path) -> Iterator[None]:
-    """Send the log of the package to ``run.log`` for the time of a run."""
-    (directory / "slices").mkdir(exist_ok=True)
-    handler = logging.FileHandler(directory / "run.log", encoding="utf-8")
+    """Send the log of the package, and errors, to ``run.log`` for the time of a run."""
+    try:
+        (directory / "slices").mkdir(exist_ok=True)
+        handler = _LogFile(directory / "run.log", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"{directory}: cannot be written to ({error.strerror}); make it writable"
+        ) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = _LOG.level
     _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
     try:
         yield
+    except FamlError as error:
+        _LOG.error("%s", error)
+        raise
+    except Exception:
+        _LOG.exception("unexpected failure")
+        raise
     finally:
         _LOG.removeHandler(handler)
         _LOG.setLevel(level)
-        handler.close()
+        with suppress(OSError):
+            handler.close()

@@ -8,16 +8,27 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
+from faml.cli.options import (
+    Diameter,
+    Inputs,
+    Invert,
+    Normalise,
+    Quiet,
+    Subset,
+    Threads,
+    TiltRange,
+    VoxelSize,
+    all_cores,
+)
+from faml.cli.run import resume, run
 from faml.errors import FamlError
-
-if TYPE_CHECKING:
-    from faml.api import RunResult
 
 __all__ = ["app", "main"]
 
@@ -25,8 +36,30 @@ _CODES = (
     "Exit codes: 0 success; 1 unexpected failure; 2 wrong usage or setting; 3 bad input data; "
     "4 output or checkpoint cannot be used; 130 interrupted (faml resume continues)."
 )
+_INTERRUPTED = "interrupted before anything was written"
+_INTERRUPTED_TWICE = "interrupted; what run.h5 of the output directory holds can be resumed"
+# Typer carries its own copy of click, or uses the installed one, depending on its version.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class _Interrupted(Exception):  # noqa: N818 - no error
+    """Ctrl-C; the message says what is kept and how to go on."""
+
+
+class _Commands(TyperGroup):
+    """Typer ends silently after Ctrl-C; this lets `main` say what was kept."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Invoke the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted(str(error) or _INTERRUPTED) from error
+
+
 app = typer.Typer(
     name="faml",
+    cls=_Commands,
     help="Reference-free averaging and classification of cryo-ET subtomograms (FAML).",
     epilog=_CODES,
     no_args_is_help=True,
@@ -34,34 +67,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Inputs = Annotated[
-    list[str], typer.Argument(help="MRC files, folders, quoted globs, or one RELION STAR file.")
-]
-TiltRange = Annotated[
-    tuple[float, float] | None,
-    typer.Option("--tilt-range", metavar="MIN MAX", help="Tilt range about Y in degrees."),
-]
-VoxelSize = Annotated[
-    float | None, typer.Option("--voxel-size", help="Angstrom; overrides the files.")
-]
-Diameter = Annotated[
-    float | None,
-    typer.Option("--particle-diameter", help="Angstrom; sets the mask and the background."),
-]
-Invert = Annotated[bool, typer.Option("--invert", help="Density is dark: multiply by -1.")]
-Normalise = Annotated[
-    str | None, typer.Option("--normalise", help="auto, always or never (background 0, 1).")
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", help="Default: all cores. Results do not depend on it.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Subset = Annotated[int | None, typer.Option("--subset", help="A random subset for a first look.")]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(value: bool) -> None:
@@ -82,109 +87,8 @@ def _root(
     del version
 
 
-@app.command()
-def run(
-    inputs: Inputs,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the results.")],
-    tilt_range: TiltRange = None,
-    voxel_size: VoxelSize = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes K.")] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="fa, faml or an installed one (faml strategies).")
-    ] = None,
-    iterations: Annotated[int | None, typer.Option(help="Maximum number of iterations.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same result.")] = None,
-    threads: Threads = None,
-    max_shift: Annotated[
-        float | None, typer.Option("--max-shift", help="Largest translation in voxels.")
-    ] = None,
-    particle_diameter: Diameter = None,
-    start: Annotated[
-        str | None, typer.Option(help="random, average, poses (of the STAR file) or an MRC file.")
-    ] = None,
-    start_lowpass: Annotated[
-        float | None, typer.Option(help="Low-pass of the start in Angstrom.")
-    ] = None,
-    preset: Annotated[
-        str, typer.Option(help="robust, or paper (the published recipe).")
-    ] = "robust",
-    update: Annotated[str | None, typer.Option(help="M-step: ratio or impute.")] = None,
-    max_candidates: Annotated[
-        int | None, typer.Option(help="Candidate poses per particle and class.")
-    ] = None,
-    max_shell: Annotated[
-        int | None, typer.Option(help="Largest Fourier shell used for alignment.")
-    ] = None,
-    local_angle: Annotated[
-        float | None,
-        typer.Option("--local-angle", help="Search within so many degrees of the input pose."),
-    ] = None,
-    subset: Subset = None,
-    invert: Invert = False,
-    normalise: Normalise = None,
-    quiet: Quiet = False,
-) -> None:
-    """Average and classify subtomograms."""
-    from faml import api
-    from faml.cli.display import RunDisplay
-
-    with RunDisplay(quiet=quiet) as display:
-        result = api.run(
-            list(inputs),
-            output,
-            preset=preset,
-            threads=threads or _cores(),
-            data={
-                "tilt_range_deg": tilt_range,
-                "voxel_size_angstrom": voxel_size,
-                "particle_diameter_angstrom": particle_diameter,
-                "invert": invert,
-                "normalise": normalise,
-                "subset": subset,
-            },
-            search={
-                "strategy": strategy,
-                "max_shift_voxels": max_shift,
-                "max_candidates": max_candidates,
-                "local_angle_deg": local_angle,
-            },
-            em={
-                "classes": classes,
-                "iterations": iterations,
-                "seed": seed,
-                "start": start,
-                "start_lowpass_angstrom": start_lowpass,
-                "update": update,
-                "max_shell": max_shell,
-            },
-            progress=display.progress,
-            on_state=display.state,
-        )
-    _summary(display.console, result)
-
-
-@app.command()
-def resume(
-    directory: Annotated[Path, typer.Argument(help="Output directory of a run.")],
-    iterations: Annotated[
-        int | None, typer.Option(help="New maximum; a converged run goes on only with this.")
-    ] = None,
-    threads: Threads = None,
-    quiet: Quiet = False,
-) -> None:
-    """Continue a run after its last complete iteration."""
-    from faml import api
-    from faml.cli.display import RunDisplay
-
-    with RunDisplay(quiet=quiet) as display:
-        result = api.resume(
-            directory,
-            iterations=iterations,
-            threads=threads or _cores(),
-            progress=display.progress,
-            on_state=display.state,
-        )
-    _summary(display.console, result)
+app.command()(run)
+app.command()(resume)
 
 
 @app.command()
@@ -205,7 +109,7 @@ def inspect(
     from faml.io.inspect import inspect_dataset
 
     config = build_config(
-        threads=threads or _cores(),
+        threads=all_cores() if threads is None else threads,
         data={
             "inputs": tuple(inputs),
             "tilt_range_deg": tilt_range,
@@ -246,15 +150,7 @@ def demo(
     """Simulate GroEL particles, average them from nothing and compare with the truth."""
     from faml.cli.demo import run_demo
 
-    run_demo(output, threads or _cores(), seed, quiet=quiet)
-
-
-def _summary(console: Console, result: RunResult) -> None:
-    maps = ", ".join(path.name for path in result.maps)
-    where = escape(str(result.directory))
-    console.print(
-        f"{where}: {maps}, {result.star.name}, run.h5; pictures in slices.png", soft_wrap=True
-    )
+    run_demo(output, all_cores() if threads is None else threads, seed, quiet=quiet)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -263,37 +159,43 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(command: Callable[[], Any]) -> int:
-    import click
-
     if os.environ.get("FAML_DEBUG"):
         logging.basicConfig(level=logging.DEBUG)
     try:
         code = command()
     except FamlError as error:
-        _say(str(error))
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _say(
-            "interrupted; the last complete iteration is kept, continue with: faml resume DIR",
-            "stopped",
-        )
-        return 130
-    except Exception as error:
-        if os.environ.get("FAML_DEBUG"):
-            traceback.print_exc()
-        logging.getLogger("faml").exception("unexpected failure")
-        _say(
+        return _failed(str(error), error.exit_code)
+    except _USAGE_ERROR as error:
+        return _wrong_usage(error)
+    except _Interrupted as error:
+        return _failed(str(error), 130, kind="stopped")
+    except KeyboardInterrupt:  # again, while the first was dealt with
+        return _failed(_INTERRUPTED_TWICE, 130, kind="stopped")
+    except Exception as error:  # noqa: BLE001 - no stack traces on the screen
+        # The traceback is in run.log, if the run had begun.
+        return _failed(
             f"unexpected {type(error).__name__}: {error}; this is a bug, please report it with "
-            "run.log (FAML_DEBUG=1 shows the details)"
+            "run.log (FAML_DEBUG=1 shows the details)",
+            1,
         )
-        return 1
     return code if isinstance(code, int) else 0
 
 
-def _say(message: str, kind: str = "error") -> None:
+def _wrong_usage(error: Any) -> int:
+    """Message of the argument parser as one line; no arguments at all have shown the help."""
+    message = error.format_message()
+    if not message:
+        return 2
+    context = error.ctx
+    where = context.command_path if context is not None else "faml"
+    return _failed(f"{message.rstrip('.')}; see {where} --help", 2)
+
+
+def _failed(message: str, code: int, *, kind: str = "error") -> int:
+    if os.environ.get("FAML_DEBUG"):
+        traceback.print_exc()
+    text = " ".join(message.split())
     Console(stderr=True, highlight=False).print(
-        f"[bold red]{kind}:[/] {escape(message)}", soft_wrap=True
+        f"[bold red]{kind}:[/] {escape(text)}", soft_wrap=True
     )
+    return code

@@ -28,6 +28,11 @@ class RunDisplay:
     """Progress bar and summary lines on standard error; silent if ``quiet``.
 
     Use as a context manager and hand `progress` and `state` to `faml.api.run`.
+
+    Attributes
+    ----------
+    iterations : int
+        States shown.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -45,10 +50,11 @@ class RunDisplay:
         self._task: TaskID | None = None
         self._label = "start"
         self._began = time.monotonic()
-        self._quiet = quiet
+        self.iterations = 0
         self._handler = _ConsoleHandler(self.console)
 
     def __enter__(self) -> RunDisplay:
+        self._began = time.monotonic()
         self._bar.start()
         logging.getLogger("faml").addHandler(self._handler)
         return self
@@ -62,16 +68,20 @@ class RunDisplay:
         logging.getLogger("faml").removeHandler(self._handler)
         self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """One line as it is: paths may hold brackets, which are markup to rich."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
     def progress(self, done: int, count: int) -> None:
         """Particles done in the present pass."""
         if self._task is None:
-            self._began = time.monotonic()
             self._task = self._bar.add_task(self._label, total=count, rate="")
         elapsed = max(time.monotonic() - self._began, 1e-6)
         self._bar.update(self._task, completed=done, rate=f"{done / elapsed:.1f} particles/s")
         if done >= count:
             self._bar.remove_task(self._task)
             self._task = None
+            self._began = time.monotonic()
 
     def state(self, state: State, dataset: Dataset) -> None:
         """One line per iteration."""
@@ -83,16 +93,18 @@ class RunDisplay:
                 f"  moved {state.changes.median_angle_deg:5.1f} deg "
                 f"{state.changes.median_shift_voxels:4.2f} voxel"
             )
-        self.console.print(
+        self.iterations += 1
+        # Saving and drawing belong to no pass.
+        self._began = time.monotonic()
+        self.say(
             f"iteration {state.iteration:3d}  log-likelihood {state.log_likelihood:14.1f}  "
             f"resolution {extent / state.align_shell:6.1f} Å  occupancy {fractions} %  "
-            f"effective poses {state.assignments.effective_poses.mean():5.2f}{moved}",
-            soft_wrap=True,
+            f"effective poses {state.assignments.effective_poses.mean():5.2f}{moved}"
         )
         self._label = f"iteration {state.iteration + 1:3d}"
         if state.stop_reason:
             self._label = "final maps"
-            self.console.print(state.stop_reason, soft_wrap=True)
+            self.say(state.stop_reason)
 
 
 class _ConsoleHandler(logging.Handler):
@@ -103,4 +115,8 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(f"warning: {record.getMessage()}", style="yellow", soft_wrap=True)
+        # Errors end the command, which says them itself.
+        if record.levelno < logging.ERROR:
+            self._console.print(
+                f"warning: {record.getMessage()}", style="yellow", markup=False, soft_wrap=True
+            )

@@ -27,15 +27,18 @@ def fourier_shell_correlation(
     Returns
     -------
     (n // 2,) float64
-        Shells ``round(|k|)`` = 0 ... n // 2 - 1; 0 where a shell is empty.
+        ``Re sum(a conj(b)) / sqrt(sum |a|^2 sum |b|^2)`` over the full sphere's components k with
+        ``round(|k|)`` = s, for s = 0 ... n // 2 - 1; 0 where either volume has no power.
 
     Raises
     ------
     ValueError
         If the shapes differ or are not cubic.
     """
-    if a.shape != b.shape or len(set(a.shape)) != 1:
+    if a.shape != b.shape or a.ndim != 3 or len(set(a.shape)) != 1:
         raise ValueError(f"expected two cubes of one size, found {a.shape} and {b.shape}")
+    if mask is not None and mask.shape != a.shape:
+        raise ValueError(f"expected a mask of shape {a.shape} like the volumes, found {mask.shape}")
     n = a.shape[0]
     factor = 1.0 if mask is None else mask
     left, right = np.fft.rfftn(a * factor), np.fft.rfftn(b * factor)
@@ -57,9 +60,29 @@ def resolution_at(
 ) -> float:
     """Resolution in Angstrom where the FSC first falls below a threshold.
 
-    Interpolated linearly between shells; the last shell's resolution if it never falls, infinity if
-    it starts below.
+    Parameters
+    ----------
+    fsc : (n // 2,) float
+        From shell 0 on, as `fourier_shell_correlation` gives it; shell 0 is not looked at.
+    threshold : float
+        0.143 for independent half-maps, 0.5 against a known truth.
+    box : int
+        Edge n in voxels.
+    voxel_size_angstrom : float
+
+    Returns
+    -------
+    float
+        Interpolated linearly in frequency between shells; the last shell's resolution if the
+        curve never falls, infinity if it starts below.
+
+    Raises
+    ------
+    ValueError
+        If the curve has fewer than two shells or holds NaN.
     """
+    if len(fsc) < 2 or np.isnan(fsc).any():
+        raise ValueError(f"expected an FSC of at least 2 shells without NaN, found {fsc}")
     below = np.nonzero(np.asarray(fsc[1:]) < threshold)[0]
     extent = box * voxel_size_angstrom
     if len(below) == 0:
@@ -76,7 +99,32 @@ def pearson(
     b: npt.NDArray[np.floating],
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> float:
-    """Correlation coefficient about the means, of all voxels or those in a mask."""
-    x = a[mask] if mask is not None else a.ravel()
-    y = b[mask] if mask is not None else b.ravel()
-    return float(np.corrcoef(x.astype(np.float64), y.astype(np.float64))[0, 1])
+    """Correlation coefficient about the means.
+
+    Parameters
+    ----------
+    a, b : float array
+        Of one shape.
+    mask : bool array, optional
+        Only its voxels count.
+
+    Returns
+    -------
+    float
+        0 where either is constant: nothing agrees with it.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or the mask is empty.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"expected arrays of one shape, found {a.shape} and {b.shape}")
+    x = (a.ravel() if mask is None else a[mask]).astype(np.float64)
+    y = (b.ravel() if mask is None else b[mask]).astype(np.float64)
+    if x.size == 0:
+        raise ValueError("expected at least one voxel to correlate, found an empty mask")
+    x -= x.mean()
+    y -= y.mean()
+    norm = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / norm if norm > 0 else 0.0

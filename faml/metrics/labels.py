@@ -2,33 +2,92 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.transform import Rotation
 
 from faml.conventions import rotation_angle_deg
+from faml.particles import ParticlePoses
 
-__all__ = ["confusion", "misclassified", "pose_errors_deg"]
+__all__ = ["PoseErrors", "confusion", "misclassified", "pose_errors", "pose_errors_deg"]
+
+_MOST_PROPOSALS = 200
+_ROUNDS = 20
+_SETTLED_DEG = 1e-6
+
+
+@dataclass(frozen=True)
+class PoseErrors:
+    """Errors of N poses after the average's own global motion is taken out.
+
+    Attributes
+    ----------
+    rotation_deg : (N,) float64
+    translation_voxels : (N,) float64
+        Lengths.
+    global_rotation : (3, 3) float64
+        G with ``found G = truth`` where poses are right.
+    global_translation : (3,) float64
+        x, y, z in voxels: s with ``found s + found translation = true translation``.
+    """
+
+    rotation_deg: npt.NDArray[np.float64]
+    translation_voxels: npt.NDArray[np.float64]
+    global_rotation: npt.NDArray[np.float64]
+    global_translation: npt.NDArray[np.float64]
 
 
 def confusion(
     labels: npt.NDArray[np.integer], assigned: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.int64]:
-    """Counts ``[true label, assigned class]``."""
+    """Counts ``[true label, assigned class]``.
+
+    Parameters
+    ----------
+    labels, assigned : (N,) int
+        From 0.
+
+    Returns
+    -------
+    (labels.max() + 1, assigned.max() + 1) int64
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or are 0, or a label is negative.
+    """
+    if labels.ndim != 1 or labels.shape != assigned.shape or labels.size == 0:
+        raise ValueError(
+            f"expected labels and classes of one length above 0, found {labels.shape} and "
+            f"{assigned.shape}"
+        )
+    if min(int(labels.min()), int(assigned.min())) < 0:
+        raise ValueError("expected labels and classes counted from 0, found a negative one")
     table = np.zeros((int(labels.max()) + 1, int(assigned.max()) + 1), dtype=np.int64)
     np.add.at(table, (labels, assigned), 1)
     return table
 
 
 def misclassified(labels: npt.NDArray[np.integer], assigned: npt.NDArray[np.integer]) -> int:
-    """Particles in the wrong class under the best matching of classes to labels (Hungarian)."""
+    """Particles in the wrong class under the best matching of classes to labels (Hungarian).
+
+    With more classes than labels, all members of a class without a label count as wrong.
+    Parameters and errors as `confusion`.
+    """
     table = confusion(labels, assigned)
     rows, columns = linear_sum_assignment(-table)
     return int(len(labels) - table[rows, columns].sum())
 
 
 def pose_errors_deg(
-    found: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], *, within_deg: float = 20.0
+    found: npt.NDArray[np.float64],
+    truth: npt.NDArray[np.float64],
+    *,
+    within_deg: float = 20.0,
+    symmetry: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Rotation errors after removing one global rotation of the average.
 
@@ -37,16 +96,80 @@ def pose_errors_deg(
     found, truth : (N, 3, 3) float64
         Active rotations; ``found G = truth`` for one unknown G where poses are right.
     within_deg : float
-        The G that brings most particles within this angle is taken.
+        The G that brings most particles within this angle is taken, and averaged over them.
+    symmetry : (S, 3, 3) float64, optional
+        Rotations that leave the *true* structure unchanged, in its own frame and with the identity
+        among them: ``truth S`` is as good as ``truth``.
 
     Returns
     -------
     (N,) float64
         Degrees.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or there is no pose.
     """
-    proposals = np.swapaxes(found, 1, 2) @ truth
-    best = min(
-        (rotation_angle_deg(found @ proposal, truth) for proposal in proposals),
-        key=lambda errors: (-int((errors < within_deg).sum()), float(np.median(errors))),
-    )
-    return np.asarray(best)
+    return _global_rotation(found, truth, within_deg, symmetry)[1]
+
+
+def pose_errors(
+    found: ParticlePoses,
+    truth: ParticlePoses,
+    *,
+    within_deg: float = 20.0,
+    symmetry: npt.NDArray[np.float64] | None = None,
+) -> PoseErrors:
+    """Rotation and translation errors after removing one global rigid motion of the average.
+
+    Parameters as `pose_errors_deg`. An average that is rotated by G and displaced makes
+    ``found s + found translation`` the true translation; s is the median over the particles whose
+    rotation is right. A structure's symmetry axes are taken to pass through the box centre.
+    """
+    turn, errors = _global_rotation(found.rotations, truth.rotations, within_deg, symmetry)
+    local = np.einsum("nji,nj->ni", found.rotations, truth.translations - found.translations)
+    right = errors <= within_deg
+    shift = np.median(local[right] if right.any() else local, axis=0)
+    return PoseErrors(errors, np.linalg.norm(local - shift, axis=1), turn, shift)
+
+
+def _global_rotation(
+    found: npt.NDArray[np.float64],
+    truth: npt.NDArray[np.float64],
+    within_deg: float,
+    symmetry: npt.NDArray[np.float64] | None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """G with ``found G ~ truth S`` and the errors in degrees.
+
+    G minimises the sum of squared chordal distances cut off at ``within_deg``, so that wrong poses
+    have no say, however many there are. The best of the particles' own proposals starts; then the
+    chordal mean of those within the limit, until it stays: neither half of a round raises the sum.
+    """
+    if found.shape != truth.shape or found.shape[1:] != (3, 3) or len(found) == 0:
+        raise ValueError(
+            f"expected two arrays (N, 3, 3) with N >= 1, found {found.shape} and {truth.shape}"
+        )
+    group = np.eye(3)[None] if symmetry is None else np.asarray(symmetry, dtype=np.float64)
+    wanted = np.einsum("nij,nsjk->nsik", np.swapaxes(found, 1, 2), truth[:, None] @ group)
+
+    def errors_of(turn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        # (N, S): ||found G - truth S|| = ||G - found^T truth S||.
+        return rotation_angle_deg(turn, wanted)
+
+    def cut_off_sum(turn: npt.NDArray[np.float64]) -> float:
+        errors = np.minimum(errors_of(turn).min(axis=1), within_deg)
+        return float((np.sin(np.deg2rad(0.5 * errors)) ** 2).sum())
+
+    chosen = np.linspace(0, len(found) - 1, min(len(found), _MOST_PROPOSALS)).astype(int)
+    best = min((wanted[i, 0] for i in chosen), key=cut_off_sum)
+    for _ in range(_ROUNDS):
+        errors = errors_of(best)
+        right = errors.min(axis=1) <= within_deg
+        agreeing = wanted[np.arange(len(found)), errors.argmin(axis=1)][right]
+        mean = Rotation.from_matrix(agreeing).mean().as_matrix()
+        settled = float(rotation_angle_deg(mean, best)) < _SETTLED_DEG
+        best = mean
+        if settled:
+            break
+    return best, errors_of(best).min(axis=1)

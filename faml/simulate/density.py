@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import scipy.fft
 from faml.errors import ConfigurationError, InputDataError
 
 __all__ = ["demo_density", "density_from_model"]
+
+_LOG = logging.getLogger("faml")
 
 
 def demo_density() -> tuple[npt.NDArray[np.float32], float]:
@@ -33,8 +36,9 @@ def density_from_model(
 ) -> npt.NDArray[np.float32]:
     """Electrostatic-potential-like density of a PDB or mmCIF file.
 
-    Electron scattering factors (gemmi), waters and hydrogens left out, first alternate conformer,
-    centre of mass at voxel n // 2, Gaussian low-pass that falls to 1/e at the resolution.
+    Electron scattering factors (gemmi), first model, waters and hydrogens left out, first alternate
+    conformer at full occupancy, centre of mass at voxel n // 2, Gaussian low-pass that falls to
+    1/e at the resolution.
 
     Parameters
     ----------
@@ -44,17 +48,18 @@ def density_from_model(
         Edge n in voxels.
     voxel_size_angstrom : float
     resolution_angstrom : float, optional
-        Default two voxels.
+        Default two voxels, which is also the finest that the voxels can carry.
 
     Returns
     -------
     (n, n, n) float32
-        Standard deviation 1 over the box.
+        Standard deviation 1 over the box, median (solvent) 0, dense is positive.
 
     Raises
     ------
     ConfigurationError
-        gemmi is not installed, or the box is too small (the size needed is said).
+        gemmi is not installed, the box is too small (the size needed is said), or the voxels are
+        too coarse for the resolution.
     InputDataError
         The file cannot be read or holds no atoms.
     """
@@ -64,37 +69,82 @@ def density_from_model(
         raise ConfigurationError(
             "reading atomic models needs gemmi: pip install 'faml[models]'"
         ) from error
+    resolution = 2.0 * voxel_size_angstrom if resolution_angstrom is None else resolution_angstrom
+    if not (box >= 2 and voxel_size_angstrom > 0):
+        raise ConfigurationError(
+            f"expected a box of 2 voxels or more and a voxel size above 0, found {box} and "
+            f"{voxel_size_angstrom:g} Angstrom"
+        )
+    if resolution < 2.0 * voxel_size_angstrom * (1.0 - 1e-6):
+        raise ConfigurationError(
+            f"expected a resolution of two voxels ({2 * voxel_size_angstrom:g} Angstrom) or "
+            f"coarser, found {resolution:g}; use smaller voxels or a lower resolution"
+        )
     model = _model(gemmi, path)
+    _centre(gemmi, model, path, box, voxel_size_angstrom)
+    return _lowpassed_crop(
+        _sampled(gemmi, model, box, voxel_size_angstrom), box, voxel_size_angstrom, resolution
+    )
+
+
+def _centre(gemmi: Any, model: Any, path: str | Path, box: int, voxel_size_angstrom: float) -> None:
+    """Move the centre of mass to the middle of the box; ConfigurationError if that is too small."""
     atoms = [site.atom for site in model.all()]
     if not atoms:
-        raise InputDataError(f"{path}: expected a model with atoms, found none")
+        raise InputDataError(
+            f"{path}: expected a model with atoms other than water and hydrogen, found none"
+        )
     positions = np.array([atom.pos.tolist() for atom in atoms])
-    centre = np.average(positions, axis=0, weights=[atom.element.weight for atom in atoms])
-    radius = float(np.linalg.norm(positions - centre, axis=1).max())
+    if not np.isfinite(positions).all():
+        raise InputDataError(f"{path}: found atoms without coordinates; correct the file")
+    masses = np.array([atom.element.weight for atom in atoms])
+    if not masses.sum() > 0:  # pseudo-atoms of no element
+        masses = np.ones(len(atoms))
+    positions -= np.average(positions, axis=0, weights=masses)
+    radius = float(np.linalg.norm(positions, axis=1).max())
     needed = int(np.ceil(2.0 * radius / voxel_size_angstrom)) + 2
     if needed > box:
         raise ConfigurationError(
             f"{path}: the model is {2 * radius:.0f} Angstrom across and needs a box of at least "
             f"{needed} voxels at {voxel_size_angstrom:g} Angstrom, found {box}"
         )
-    # Sampled at half the voxel size so that aliases are gone after the low-pass.
-    fine_edge, fine = 2 * box, 0.5 * voxel_size_angstrom
-    extent = fine_edge * fine
+    # The fine grid has 2 * box points of half a voxel; its middle, point box, is at this length.
+    middle = 0.5 * box * voxel_size_angstrom
+    for atom, position in zip(atoms, positions + middle, strict=True):
+        atom.pos = gemmi.Position(*position)
+
+
+def _sampled(
+    gemmi: Any, model: Any, box: int, voxel_size_angstrom: float
+) -> npt.NDArray[np.float32]:
+    """Density on ``(2n, 2n, 2n)`` points of half a voxel, so that a low-pass leaves no aliases."""
+    edge, fine = 2 * box, 0.5 * voxel_size_angstrom
+    extent = edge * fine
     calculator = gemmi.DensityCalculatorE()
     calculator.d_min = 2.0 * fine
     calculator.rate = 1.0
     calculator.grid.set_unit_cell(gemmi.UnitCell(extent, extent, extent, 90, 90, 90))
     calculator.grid.spacegroup = gemmi.SpaceGroup("P 1")
-    calculator.grid.set_size(fine_edge, fine_edge, fine_edge)
+    calculator.grid.set_size(edge, edge, edge)
     # Atoms are smeared at least as wide as the grid, or they would fall between its points.
     least = 8.0 * np.pi**2 * (0.6 * fine) ** 2
-    middle = 0.5 * extent
-    for atom, position in zip(atoms, positions - centre + middle, strict=True):
-        atom.pos = gemmi.Position(*position)
+    for site in model.all():
+        atom = site.atom
+        # gemmi prefers anisotropic factors where there are any; they would escape the smearing.
+        atom.aniso = gemmi.SMat33f(0, 0, 0, 0, 0, 0)
         atom.b_iso = max(float(atom.b_iso), least)
     calculator.add_model_density_to_grid(model)
-    values = np.array(calculator.grid, copy=True).transpose(2, 1, 0)
-    return _lowpassed_crop(values, box, voxel_size_angstrom, resolution_angstrom)
+    values: npt.NDArray[np.float32] = np.array(calculator.grid, copy=True).transpose(2, 1, 0)
+    return values
+
+
+def _place(site: Any) -> tuple[str, str, str]:
+    """What the conformers of one atom share."""
+    return site.chain.name, str(site.residue.seqid), site.atom.name
+
+
+def _atom_count(model: Any) -> int:
+    return sum(1 for _ in model.all())
 
 
 def _model(gemmi: Any, path: str | Path) -> Any:
@@ -105,18 +155,31 @@ def _model(gemmi: Any, path: str | Path) -> Any:
     if len(structure) == 0:
         raise InputDataError(f"{path}: expected a model with atoms, found none")
     structure.setup_entities()
+    model = structure[0]
+    before = _atom_count(model)
+    split = {_place(site) for site in model.all() if site.atom.has_altloc()}
     structure.remove_alternative_conformations()
+    for site in model.all():
+        if split and _place(site) in split:
+            site.atom.occ = 1.0  # it stands for the conformers that were dropped
     structure.remove_waters()
     structure.remove_hydrogens()
-    return structure[0]
+    _LOG.info(
+        "%s: %d atoms, after leaving out %d of waters, hydrogens and alternate conformers",
+        path,
+        _atom_count(model),
+        before - _atom_count(model),
+    )
+    return model
 
 
 def _lowpassed_crop(
     fine: npt.NDArray[np.floating],
     box: int,
     voxel_size_angstrom: float,
-    resolution_angstrom: float | None,
+    resolution_angstrom: float,
 ) -> npt.NDArray[np.float32]:
+    """Low-passed and on whole voxels, ``(n, n, n)``."""
     edge = fine.shape[0]
     spectrum = scipy.fft.fftshift(scipy.fft.fftn(scipy.fft.ifftshift(fine)))
     start = edge // 2 - box // 2
@@ -124,8 +187,7 @@ def _lowpassed_crop(
     spectrum = spectrum[inner, inner, inner]
     k = (np.arange(box) - box // 2) / (box * voxel_size_angstrom)
     radius = np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + k**2)
-    resolution = resolution_angstrom or 2.0 * voxel_size_angstrom
-    spectrum = spectrum * np.exp(-((radius * resolution) ** 2))
+    spectrum = spectrum * np.exp(-((radius * resolution_angstrom) ** 2))
     spectrum[radius * voxel_size_angstrom >= 0.5] = 0.0
     volume = scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(spectrum)).real)
     volume -= np.median(volume)

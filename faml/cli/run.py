@@ -1,0 +1,222 @@
+"""`faml run` and `faml resume`."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from faml.cli.options import (
+    Diameter,
+    Invert,
+    Normalise,
+    Quiet,
+    Subset,
+    Threads,
+    TiltRange,
+    VoxelSize,
+    all_cores,
+)
+from faml.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from faml.api import RunResult
+    from faml.cli.display import RunDisplay
+
+__all__ = ["merged_settings", "resume", "run"]
+
+_SECTIONS = ("data", "search", "em")
+
+
+def run(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the results.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="MRC files, folders, quoted globs, or one RELION STAR file.", show_default=False
+        ),
+    ] = None,
+    tilt_range: TiltRange = None,
+    voxel_size: VoxelSize = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes K.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="fa, faml or an installed one (faml strategies).")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Maximum number of iterations.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same result.")] = None,
+    threads: Threads = None,
+    max_shift: Annotated[
+        float | None, typer.Option("--max-shift", help="Largest translation in voxels.")
+    ] = None,
+    particle_diameter: Diameter = None,
+    start: Annotated[
+        str | None, typer.Option(help="random, average, poses (of the STAR file) or an MRC file.")
+    ] = None,
+    start_lowpass: Annotated[
+        float | None, typer.Option(help="Low-pass of the start in Angstrom.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="robust (default), or paper (the published recipe).")
+    ] = None,
+    update: Annotated[str | None, typer.Option(help="M-step: ratio or impute.")] = None,
+    max_candidates: Annotated[
+        int | None, typer.Option(help="Candidate poses per particle and class.")
+    ] = None,
+    max_shell: Annotated[
+        int | None, typer.Option(help="Largest Fourier shell used for alignment.")
+    ] = None,
+    max_resolution: Annotated[
+        float | None, typer.Option(help="The same as a resolution in Angstrom.")
+    ] = None,
+    local_angle: Annotated[
+        float | None,
+        typer.Option("--local-angle", help="Search within so many degrees of the input pose."),
+    ] = None,
+    subset: Subset = None,
+    invert: Invert = False,
+    normalise: Normalise = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Settings as TOML, such as the config.toml of a run; options win over it."
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Average and classify subtomograms."""
+    settings = merged_settings(
+        config,
+        preset=preset,
+        threads=threads,
+        data={
+            "inputs": tuple(inputs) if inputs else None,
+            "tilt_range_deg": tilt_range,
+            "voxel_size_angstrom": voxel_size,
+            "particle_diameter_angstrom": particle_diameter,
+            "invert": invert or None,
+            "normalise": normalise,
+            "subset": subset,
+        },
+        search={
+            "strategy": strategy,
+            "max_shift_voxels": max_shift,
+            "max_candidates": max_candidates,
+            "local_angle_deg": local_angle,
+        },
+        em={
+            "classes": classes,
+            "iterations": iterations,
+            "seed": seed,
+            "start": start,
+            "start_lowpass_angstrom": start_lowpass,
+            "update": update,
+            "max_shell": max_shell,
+        },
+    )
+    _run(settings, output, max_resolution, quiet=quiet)
+
+
+def _run(
+    settings: dict[str, Any], output: Path, max_resolution: float | None, *, quiet: bool
+) -> None:
+    from faml import api
+    from faml.cli.display import RunDisplay
+
+    inputs = list(settings["data"].pop("inputs", ()))
+    if not inputs:
+        raise ConfigurationError(
+            "expected particles, found none; give MRC files, a folder, a glob or a STAR file"
+        )
+    settings["output"] = output
+    with RunDisplay(quiet=quiet) as display:
+        result = api.run(
+            inputs,
+            max_resolution_angstrom=max_resolution,
+            progress=display.progress,
+            on_state=display.state,
+            **settings,
+        )
+    _summary(display, result)
+
+
+def resume(
+    directory: Annotated[Path, typer.Argument(help="Output directory of a run.")],
+    iterations: Annotated[
+        int | None, typer.Option(help="New maximum; a converged run goes on only with this.")
+    ] = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Continue a run after its last complete iteration."""
+    from faml import api
+    from faml.cli.display import RunDisplay
+
+    with RunDisplay(quiet=quiet) as display:
+        result = api.resume(
+            directory,
+            iterations=iterations,
+            threads=all_cores() if threads is None else threads,
+            progress=display.progress,
+            on_state=display.state,
+        )
+    if display.iterations == 0:
+        done = result.state
+        display.say(
+            f"nothing to continue: {done.stop_reason or f'iteration {done.iteration} is done'}; "
+            f"for more, give --iterations with more than {done.iteration}"
+        )
+    _summary(display, result)
+
+
+def merged_settings(
+    config: Path | None,
+    *,
+    preset: str | None,
+    threads: int | None,
+    **sections: dict[str, Any],
+) -> dict[str, Any]:
+    """Settings of a TOML file and the options of the command line, which win.
+
+    Parameters
+    ----------
+    config : Path or None
+    preset, threads
+        As given, or None.
+    **sections
+        ``data``, ``search`` and ``em``; None means "not given".
+
+    Raises
+    ------
+    ConfigurationError
+        The file is missing, not TOML, or a section of it is not a table.
+    """
+    values = {} if config is None else _read_toml(config)
+    for name in _SECTIONS:
+        stored = values.get(name, {})
+        if not isinstance(stored, dict):
+            raise ConfigurationError(f"{config}: expected a table [{name}], found {stored!r}")
+        given = {key: value for key, value in sections[name].items() if value is not None}
+        values[name] = stored | given
+    values["preset"] = preset or values.get("preset", "robust")
+    # Threads are of the machine, not of the run: the file's number means nothing here.
+    values["threads"] = all_cores() if threads is None else threads
+    return values
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: cannot be read ({error.strerror}); give a TOML file such as the config.toml "
+            "of a run"
+        ) from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigurationError(f"{path}: not valid TOML ({error}); correct it") from error
+
+
+def _summary(display: RunDisplay, result: RunResult) -> None:
+    maps = ", ".join(path.name for path in result.maps)
+    display.say(f"{result.directory}: {maps}, {result.star.name}, run.h5; pictures in slices.png")
