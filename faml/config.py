@@ -96,6 +96,8 @@ class EmConfig(_Section):
     """Fourier radius of the first iteration when marching."""
     exploration: int = Field(default=8, ge=0)
     """Iterations over which the chance to disregard a particle's previous pose falls to zero."""
+    class_hold: int = Field(default=5, ge=0)
+    """Iterations in which particles keep the class that a reference-free start gave them."""
     max_shell: int | None = Field(default=None, ge=2)
     """Largest Fourier radius used for alignment; None is the last shell below Nyquist."""
     chunk_size: int = Field(default=8, ge=1)
@@ -141,6 +143,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "noise": "scalar",
             "march": False,
             "exploration": 0,
+            "class_hold": 0,
         },
         "search": {
             "proposal": "amplitude",

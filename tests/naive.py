@@ -1,4 +1,4 @@
-"""Slow, obvious twins of the kernels: loops in double precision, no code shared with the package."""
+"""Slow, obvious twins of the kernels: loops in double precision that share no package code."""
 
 from __future__ import annotations
 

@@ -10,20 +10,29 @@ from faml.particles import ParticlePoses, ParticleSet
 from faml.transforms.fourier import spectrum_of, volume_of
 
 
-def blobs(n, rotation=None, translation=(0.0, 0.0, 0.0), seed=0, count=12):
-    """Gaussian blobs, rotated about voxel n // 2 and then shifted; (n, n, n) float32."""
+def blobs(
+    n, rotation=None, translation=(0.0, 0.0, 0.0), seed=0, count=12, spread=0.16, sigma=0.055
+):
+    """Gaussian blobs, rotated about voxel n // 2 and then shifted; (n, n, n) float32.
+
+    Centres lie in a cube of half edge ``spread * n``; ``sigma * n`` is the blobs' width in voxels.
+    """
     rng = np.random.default_rng(seed)
     z, y, x = np.indices((n, n, n)) - n // 2
     turn = np.eye(3) if rotation is None else rotation
     volume = np.zeros((n, n, n))
-    width = 2.0 * (0.055 * n) ** 2
+    width = 2.0 * (sigma * n) ** 2
     for _ in range(count):
-        centre = turn @ rng.uniform(-0.16 * n, 0.16 * n, 3) + np.asarray(translation)
+        centre = turn @ rng.uniform(-spread * n, spread * n, 3) + np.asarray(translation)
         height = rng.uniform(0.4, 1.6)
         volume += height * np.exp(
             -((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2) / width
         )
     return volume.astype(np.float32)
+
+
+DETAILED = {"count": 14, "spread": 0.2, "sigma": 0.045}
+"""Signal in all shells that tell orientations apart; for boxes of 24 and more."""
 
 
 def rotations():
@@ -49,10 +58,12 @@ def simulated(
     seed=0,
     shifts=1.5,
     phantom_seeds=(0,),
+    phantom=None,
 ):
     """Particles ``y = W (R A) + noise`` made in Fourier space, with their truth.
 
-    Noise has variance ``sigma^2 W``; the set reads volumes whose spectra are y.
+    Noise has variance ``sigma^2 W``; the set reads volumes whose spectra are y. ``phantom`` holds
+    further arguments of `blobs`.
     """
     rng = np.random.default_rng(seed)
     half = np.ones((n, n, n // 2 + 1), np.float32) if weight is None else weight
@@ -61,7 +72,7 @@ def simulated(
         label = i % len(phantom_seeds)
         turn = Rotation.from_quat(rng.normal(size=4)).as_matrix()
         move = rng.uniform(-shifts, shifts, 3)
-        clean = spectrum_of(blobs(n, turn, move, seed=phantom_seeds[label]))
+        clean = spectrum_of(blobs(n, turn, move, seed=phantom_seeds[label], **(phantom or {})))
         dirt = spectrum_of(rng.normal(scale=noise, size=(n, n, n)).astype(np.float32))
         volumes.append(volume_of((half * clean + np.sqrt(half) * dirt).astype(np.complex64), n))
         turns.append(turn)

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from phantoms import blobs, simulated
+from phantoms import DETAILED, blobs, simulated
 
 from faml.config import EmConfig, build_config
 from faml.conventions import rotation_angle_deg
 from faml.em.expectation import accumulate, log_normaliser, posterior
 from faml.em.loop import EmRun
 from faml.em.maximization import finish_volume, maximise, soft_sphere
-from faml.em.schedule import next_shell
+from faml.em.schedule import classes_held, next_shell
 from faml.em.statistics import Statistics
 from faml.errors import ConfigurationError, InputDataError
 from faml.metrics.fsc import fourier_shell_correlation, pearson
@@ -344,8 +344,9 @@ def test_resolution_grows_only_with_measured_signal():
 def test_planted_poses_are_recovered_from_random_orientations(strategy):
     n = 24
     particles, _ = simulated(
-        n=n, count=24, noise=1.2, weight=wedge_weight(n, (-55, 65)), seed=12, shifts=1.0
-    )
+        n=n, count=24, noise=0.3, weight=wedge_weight(n, (-55, 65)), seed=12, shifts=1.0,
+        phantom=DETAILED,
+    )  # fmt: skip
     config = build_config(
         em={"iterations": 15, "seed": 3},
         search={"strategy": strategy, "max_candidates": 25, "max_shift_voxels": 3.0},
@@ -359,19 +360,39 @@ def test_planted_poses_are_recovered_from_random_orientations(strategy):
 
 
 @pytest.mark.slow
-def test_two_classes_are_separated():
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+@pytest.mark.parametrize("strategy", ["fa", "faml"])
+def test_two_classes_are_separated(strategy, noise):
+    """At low noise, classes free from the start all but always collapse into one."""
     n = 24
     particles, labels = simulated(
-        n=n, count=32, noise=0.8, weight=wedge_weight(n, (-60, 60)), seed=13, shifts=1.0,
-        phantom_seeds=(0, 21),
+        n=n, count=32, noise=noise, weight=wedge_weight(n, (-60, 60)), seed=13, shifts=1.0,
+        phantom_seeds=(0, 21), phantom=DETAILED,
     )  # fmt: skip
     config = build_config(
         em={"classes": 2, "iterations": 15, "seed": 1},
-        search={"max_candidates": 25, "max_shift_voxels": 3.0},
+        search={"strategy": strategy, "max_candidates": 25, "max_shift_voxels": 3.0},
         threads=2,
     )
     *_, state = EmRun(particles, config).states()
     assert misclassified(labels, state.assignments.classes) <= 1
+
+
+def test_classes_are_held_at_first_and_free_later():
+    particles, _ = simulated(n=16, count=8, noise=0.1, seed=20, phantom_seeds=(0, 1))
+    states = states_of(particles, classes=2, iterations=4, class_hold=2)
+    first = states[0].assignments.classes
+    np.testing.assert_array_equal(states[1].assignments.classes, first)
+    np.testing.assert_array_equal(states[2].assignments.classes, first)
+    assert states[-1].assignments.class_probabilities.shape == (8, 2)
+    for config in (
+        EmConfig(),
+        EmConfig(classes=2, start="poses"),
+        EmConfig(classes=2, class_hold=0),
+    ):
+        assert not classes_held(1, config)
+    assert classes_held(5, EmConfig(classes=2))
+    assert not classes_held(6, EmConfig(classes=2))
 
 
 def states_of(particles, threads=1, **em):
@@ -401,19 +422,30 @@ def test_resuming_a_state_equals_going_on():
     assert_same(whole[-1], second[-1])
 
 
-def test_order_of_particles_does_not_matter():
-    """At given poses no random number depends on the index; only the rounding of sums changes."""
+@pytest.mark.parametrize("strategy", ["fa", "faml"])
+def test_order_of_particles_does_not_matter(strategy):
+    """Only the rounding of sums changes.
+
+    Random numbers do belong to a particle's place in the list, so this search draws none.
+    """
     particles, _ = simulated(n=16, count=9, weight=wedge_weight(16, (-60, 60)), seed=16)
     order = np.random.default_rng(0).permutation(9)
-    config = build_config(em={"start": "poses", "iterations": 0})
-    (a,) = EmRun(particles, config).states()
-    (b,) = EmRun(particles.subset(order), config).states()
-    np.testing.assert_allclose(
-        a.model.volumes, b.model.volumes, atol=100 * EPS * np.abs(a.model.volumes).max()
+    config = build_config(
+        em={"start": "poses", "iterations": 2},
+        search=QUICK | {"strategy": strategy, "keep_previous": 0},
     )
+    *_, a = EmRun(particles, config).states()
+    *_, b = EmRun(particles.subset(order), config).states()
+    # One rounding error per particle and sum, carried through two iterations.
     np.testing.assert_allclose(
-        a.assignments.log_likelihoods[order], b.assignments.log_likelihoods, rtol=1e-6
+        a.model.volumes, b.model.volumes, atol=1e3 * EPS * np.abs(a.model.volumes).max()
     )
+    # Log-likelihoods are sums of a thousand float32 terms of order one.
+    np.testing.assert_allclose(
+        a.assignments.log_likelihoods[order], b.assignments.log_likelihoods, atol=1e5 * EPS
+    )
+    angles = rotation_angle_deg(a.assignments.rotations[order], b.assignments.rotations)
+    assert angles.max() < 0.1
 
 
 @pytest.mark.parametrize("n", [15, 16])

@@ -15,6 +15,7 @@ from faml.transforms.fourier import (
     even_fast_length,
     fourier_grid,
     full_resolution_shell,
+    half_cube,
     half_cube_adjoint,
     padded_half_cube,
     spectrum_of,
@@ -163,6 +164,21 @@ def test_grid_points_stand_for_the_whole_sphere(n):
     assert grid.multiplicity[: grid.align_count].sum() == counts[1:last].sum()
     assert (grid.shells[: grid.align_count] > 0).all()
     assert (grid.shells[: grid.align_count] <= last - 1).all()
+
+
+@pytest.mark.parametrize("n", [9, 10])
+def test_half_cube_reaches_one_step_beyond_the_last_shell(n):
+    """Weights are interpolated there; an odd box has no component to offer and repeats its last."""
+    rng = np.random.default_rng(n)
+    spectrum = rng.normal(size=(n, n, n // 2 + 1)).astype(np.float32)
+    reach = full_resolution_shell(n) + 1
+    cube = half_cube(spectrum, reach)
+    assert cube.shape == (2 * reach + 1, 2 * reach + 1, reach + 1)
+    last = n // 2
+    for k in (-reach, -2, 0, 3, reach):
+        for kx in (0, 1, reach):
+            nearest = spectrum[np.clip(k, -last, last), 1, min(kx, last)]
+            assert cube[reach + k, reach + 1, kx] == nearest
 
 
 def test_grid_refuses_shells_beyond_nyquist():

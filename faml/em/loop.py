@@ -29,6 +29,7 @@ from faml.em.maximization import MStep, maximise, soft_sphere
 from faml.em.schedule import (
     LOOK_AHEAD,
     SSNR_NEEDED,
+    classes_held,
     exploration,
     first_align_shell,
     last_shell,
@@ -60,7 +61,7 @@ Progress = Callable[[int, int], None]
 _DEFAULT_RADIUS = 0.3
 """Particle radius as a fraction of the box where no diameter is given."""
 _MASK_EDGE_VOXELS = 3.0
-_REFERENCE_REFINEMENTS = 2
+_REFERENCE_PASSES = 3
 _IDENTITY = Pose(0, np.eye(3), np.zeros(3))
 
 
@@ -192,23 +193,9 @@ class EmRun:
         full = full_resolution_shell(box)
         grid = fourier_grid(box, align_shell, full)
         model = self._blank_model(grid)
-        strategy: Strategy = _FixedPose(self._context)
         if self._reference is not None:
-            # Hard alignment does not see the reference's grey scale; the averages it leads to
-            # have the data's. The random split makes the classes differ.
-            model = replace(model, volumes=np.repeat(self._reference[None], em.classes, axis=0))
-            strategy = FastAlignment(self._context)
-        done = self._pass(model, grid, strategy, assignments, 0)
-        if self._reference is not None:
-            # Again around the poses found: the better they fit the reference, the better the
-            # averages keep its frame.
-            for _ in range(_REFERENCE_REFINEMENTS):
-                done = self._pass(model, grid, strategy, done.assignments, 0)
-            split = assignments.classes
-            assignments = fixed_assignments(
-                split, done.assignments.rotations, done.assignments.translations, em.classes
-            )
-            done = self._pass(model, grid, _FixedPose(self._context), assignments, 0)
+            assignments = self._align_to_reference(self._reference, model, grid, assignments)
+        done = self._pass(model, grid, _FixedPose(self._context), assignments, 0)
         step = self._maximise(done, model, grid)
         following = align_shell
         if em.start not in ("random", "average") and em.march:
@@ -230,6 +217,32 @@ class EmRun:
             empty_classes=step.empty_classes,
             stop_reason="",
         )
+
+    def _align_to_reference(
+        self,
+        reference: npt.NDArray[np.float32],
+        blank: Model,
+        grid: FourierGrid,
+        split: Assignments,
+    ) -> Assignments:
+        """Poses of all particles on the one reference, with the classes of ``split``.
+
+        Hard alignment does not see the reference's grey scale; the averages it leads to have the
+        data's. The passes after the first search around the poses found: the better they fit the
+        reference, the better the averages keep its frame.
+        """
+        single = replace(
+            blank,
+            volumes=reference[None],
+            class_fractions=np.ones(1),
+            signal_power=blank.signal_power[:1],
+        )
+        zeros = np.zeros_like(split.classes)
+        found = fixed_assignments(zeros, split.rotations, split.translations, 1)
+        strategy = FastAlignment(self._context)
+        for _ in range(_REFERENCE_PASSES):
+            found = self._pass(single, grid, strategy, found, 0).assignments
+        return fixed_assignments(split.classes, found.rotations, found.translations, blank.classes)
 
     def _start_shell(self) -> int:
         em, box = self.config.em, self.particles.box
@@ -335,7 +348,10 @@ class EmRun:
         iteration: int,
         sums: Statistics,
     ) -> ParticleResult:
-        particle = views.particle(index, before.pose(index))
+        pose = before.pose(index)
+        held = classes_held(iteration, self.config.em)
+        every = tuple(range(references.classes))
+        particle = views.particle(index, pose, (pose.class_index,) if held else every)
         rng = np.random.default_rng(np.random.SeedSequence([self.config.em.seed, iteration, index]))
         support = strategy.support(particle, references, rng)
         log_posterior, log_likelihood = posterior(particle, references, support)

@@ -13,6 +13,7 @@ from faml.transforms.fourier import full_resolution_shell
 __all__ = [
     "LOOK_AHEAD",
     "SSNR_NEEDED",
+    "classes_held",
     "exploration",
     "first_align_shell",
     "last_shell",
@@ -64,9 +65,23 @@ def exploration(iteration: int, config: EmConfig) -> float:
     Falls linearly to zero: keeping poses from the first iterations on would freeze the random
     start. Poses that were given, or found on a reference, are kept from the beginning.
     """
-    if config.exploration == 0 or config.start not in ("random", "average"):
+    if config.exploration == 0 or not _blind(config):
         return 0.0
     return max(0.0, 1.0 - (iteration - 1) / config.exploration)
+
+
+def classes_held(iteration: int, config: EmConfig) -> bool:
+    """Whether each particle keeps its class in this iteration.
+
+    Averages form at different speeds from random orientations. Free to choose, all particles would
+    follow the first that has formed, and the other classes would never be heard of again.
+    """
+    return iteration <= config.class_hold and config.classes > 1 and _blind(config)
+
+
+def _blind(config: EmConfig) -> bool:
+    """Whether the start knows nothing of the poses."""
+    return config.start in ("random", "average")
 
 
 def measure_changes(before: Assignments, after: Assignments) -> Changes:
@@ -85,7 +100,7 @@ def stop_reason(previous: State, current: State, config: EmConfig) -> str:
 
     At unchanged resolution the likelihood must stand still, or nearly so if poses and classes do.
     """
-    if exploration(current.iteration, config) > 0:
+    if exploration(current.iteration, config) > 0 or classes_held(current.iteration, config):
         return ""
     if current.changes is None or current.next_align_shell != current.align_shell:
         return ""

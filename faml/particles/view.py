@@ -70,6 +70,8 @@ class Particle:
     data : (J,) complex64
         y at the points of the grid.
     weight : WeightView
+    classes : tuple of int
+        Classes to search, zero-based; fewer than the model's while classes are held.
     previous : Pose
         Best pose of the last iteration (or the start's).
     input_pose : Pose or None
@@ -81,6 +83,7 @@ class Particle:
     grid: FourierGrid
     data: npt.NDArray[np.complex64]
     weight: WeightView
+    classes: tuple[int, ...]
     previous: Pose
     input_pose: Pose | None
 
@@ -121,8 +124,10 @@ class ParticleViews:
         cube = half_cube(weight, grid.weight_reach).astype(np.float32)
         return WeightView(index, values, cube, observed)
 
-    def particle(self, index: int, previous: Pose) -> Particle:
-        """Read one particle and reduce it to the grid."""
+    def particle(
+        self, index: int, previous: Pose, classes: tuple[int, ...] | None = None
+    ) -> Particle:
+        """Read one particle and reduce it to the grid; ``classes`` defaults to its previous one."""
         poses = self._particles.poses
         return Particle(
             index=index,
@@ -130,6 +135,7 @@ class ParticleViews:
             grid=self._grid,
             data=self._grid.take(self._particles.data_term(index)),
             weight=self.weight(int(self._particles.weight_index[index])),
+            classes=(previous.class_index,) if classes is None else classes,
             previous=previous,
             input_pose=(
                 None

@@ -105,7 +105,7 @@ class Proposal(Protocol):
     def propose(
         self, particle: Particle, references: References, rng: np.random.Generator
     ) -> Candidates:
-        """Candidate poses of one particle for every class; may be empty."""
+        """Candidate poses of one particle for each of its ``classes``; may be empty."""
         ...
 
 
@@ -118,7 +118,7 @@ class Strategy(Protocol):
     def support(
         self, particle: Particle, references: References, rng: np.random.Generator
     ) -> PoseSupport:
-        """The weighted poses of one particle; never empty.
+        """The weighted poses of one particle in each of its ``classes``; never empty.
 
         Parameters
         ----------

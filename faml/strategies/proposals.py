@@ -48,7 +48,7 @@ class AmplitudeProposal:
         data = shells.analyse_even(samples)
         classes: list[npt.NDArray[np.int64]] = []
         found: list[npt.NDArray[np.float64]] = []
-        for k in range(references.classes):
+        for k in particle.classes:
             score = rotations.correlate(
                 data,
                 references.amplitude_harmonics(k)[0],
@@ -118,8 +118,8 @@ class LocalProposal:
         return search_translations(
             particle,
             references,
-            np.repeat(np.arange(references.classes), len(matrices)),
-            np.tile(matrices, (references.classes, 1, 1)),
+            np.repeat(np.array(particle.classes, dtype=np.int64), len(matrices)),
+            np.tile(matrices, (len(particle.classes), 1, 1)),
             self._max_shift,
         )
 

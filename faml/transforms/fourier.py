@@ -190,10 +190,15 @@ def fourier_grid(box: int, align_shell: int, sum_shell: int) -> FourierGrid:
 
 
 def half_cube(spectrum: npt.NDArray[Scalar], reach: int) -> npt.NDArray[Scalar]:
-    """Centred half-cube of a half-spectrum, ``(2q + 1, 2q + 1, q + 1)``, q = ``reach`` <= n / 2."""
+    """Centred half-cube ``(2q + 1, 2q + 1, q + 1)`` of a half-spectrum, q = ``reach``.
+
+    Components beyond the spectrum's own n // 2 repeat the outermost ones: interpolation at the
+    last shell of an odd box reaches one step further than the box has components.
+    """
     n = spectrum.shape[0]
-    axis = np.arange(-reach, reach + 1) % n
-    return np.ascontiguousarray(spectrum[axis[:, None], axis[None, :], : reach + 1])
+    axis = np.clip(np.arange(-reach, reach + 1), -(n // 2), n // 2)
+    full, half = axis % n, axis[reach:]
+    return np.ascontiguousarray(spectrum[np.ix_(full, full, half)])
 
 
 @lru_cache(maxsize=32)
