@@ -46,6 +46,7 @@ __all__ = ["CHECKPOINT_NAME", "RunResult", "iterate", "resume", "run", "run_conf
 
 _LOG = logging.getLogger("faml")
 _CONFIG_NAME = "config.toml"
+_SMALLEST_SHELL = 2
 _REFERENCE_VOXEL = 0.01
 """Relative difference of voxel sizes from which a reference is suspicious."""
 _SAME_VOXEL = 1e-4
@@ -306,10 +307,11 @@ def _with_resolution(
             "expected a largest shell or a finest resolution, found both; leave one out"
         )
     extent = particles.box * particles.voxel_size_angstrom
-    if not 0 < resolution_angstrom <= extent / config.em.first_shell:
+    first = config.em.first_shell or _SMALLEST_SHELL
+    if not 0 < resolution_angstrom <= extent / first:
         raise ConfigurationError(
-            f"expected a finest resolution above 0 and up to {extent / config.em.first_shell:g} "
-            f"Angstrom (shell {config.em.first_shell} of this box), found {resolution_angstrom:g}"
+            f"expected a finest resolution above 0 and up to {extent / first:g} Angstrom (shell "
+            f"{first} of this box), found {resolution_angstrom:g}"
         )
     # The factor keeps a resolution printed with four digits on its shell.
     return _changed(config, max_shell=int(1.0001 * extent / resolution_angstrom))

@@ -79,7 +79,7 @@ class EmConfig(_Section):
     """The model and how expectation maximisation runs."""
 
     classes: int = Field(default=1, ge=1)
-    iterations: int = Field(default=25, ge=0)
+    iterations: int = Field(default=40, ge=0)
     """Maximum number of iterations."""
     seed: int = Field(default=0, ge=0)
     start: str = "random"
@@ -92,9 +92,10 @@ class EmConfig(_Section):
     """Noise variance per Fourier shell, or one number."""
     march: bool = True
     """Let the resolution grow with the measured signal-to-noise ratio; False uses all shells."""
-    first_shell: int = Field(default=4, ge=2)
-    """Fourier radius of the first iteration when marching."""
-    exploration: int = Field(default=8, ge=0)
+    first_shell: int | None = Field(default=None, ge=2)
+    """Fourier radius of the first iteration when marching; None resolves about a quarter of the
+    particle's diameter."""
+    exploration: int = Field(default=12, ge=0)
     """Iterations over which the chance to disregard a particle's previous pose falls to zero."""
     class_hold: int = Field(default=5, ge=0)
     """Iterations in which particles keep the class that a reference-free start gave them."""
@@ -124,11 +125,9 @@ class RunConfig(_Section):
                     f"{high:g}; give the smaller angle first"
                 )
                 raise ValueError(msg)
-        if self.em.max_shell is not None and self.em.max_shell < self.em.first_shell:
-            msg = (
-                f"the last shell ({self.em.max_shell}) lies below the first "
-                f"({self.em.first_shell}); raise it or lower first_shell"
-            )
+        first, last = self.em.first_shell, self.em.max_shell
+        if first is not None and last is not None and last < first:
+            msg = f"the last shell ({last}) lies below the first ({first}); raise it or lower it"
             raise ValueError(msg)
         return self
 

@@ -12,7 +12,8 @@ from threading import Lock
 import numpy as np
 import numpy.typing as npt
 
-from faml.kernels.slicing import phase_factors, pose_terms, slice_spectrum
+from faml.kernels.residuals import phase_factors, pose_terms
+from faml.kernels.slicing import slice_spectrum
 from faml.model import Model
 from faml.particles.view import Particle, WeightView
 from faml.transforms.fourier import FourierGrid, padded_half_cube, spectrum_of
@@ -114,18 +115,42 @@ class References:
         sliced *= phases
         return sliced
 
-    def residual_terms(
-        self, particle: Particle, posed: npt.NDArray[np.complex64]
-    ) -> tuple[float, float]:
-        """Cross and energy terms of d2 (method.md section 2) over the shells of the E-step."""
+    def squared_residuals(
+        self,
+        particle: Particle,
+        classes: npt.NDArray[np.int64],
+        rotations: npt.NDArray[np.float64],
+        translations: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.float64]:
+        """d2 of poses over the shells of the E-step (paper Eq. 15; method.md section 2).
+
+        Parameters
+        ----------
+        particle : Particle
+        classes : (M,) int64
+        rotations : (M, 3, 3) float64
+        translations : (M, 3) float64
+            x, y, z in voxels.
+
+        Returns
+        -------
+        (M,) float64
+        """
         count = self.grid.align_count
-        return pose_terms(
-            posed,
-            particle.data[:count],
-            particle.weight.values[:count],
-            self.grid.multiplicity[:count],
-            self.precision,
-        )
+        power = self.data_power(particle)
+        squared = np.empty(len(classes))
+        for i, (k, rotation, translation) in enumerate(
+            zip(classes, rotations, translations, strict=True)
+        ):
+            cross, energy = pose_terms(
+                self.posed(int(k), rotation, translation, count),
+                particle.data[:count],
+                particle.weight.values[:count],
+                self.grid.multiplicity[:count],
+                self.precision,
+            )
+            squared[i] = power - 2.0 * cross + energy
+        return squared
 
     def data_power(self, particle: Particle) -> float:
         """``sum |y|^2 / (W sigma^2)``, the constant term of d2, in float64."""

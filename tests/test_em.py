@@ -82,9 +82,9 @@ def test_true_pose_has_the_expected_residual_and_beats_others(n, kind):
     )
     log_posterior, _ = posterior(particle, references, support)
     assert np.argmax(log_posterior) == 0
-    posed = references.posed(0, pose.rotation, pose.translation, grid.align_count)
-    cross, energy = references.residual_terms(particle, posed)
-    squared = references.data_power(particle) - 2 * cross + energy
+    (squared,) = references.squared_residuals(
+        particle, support.classes[:1], support.rotations[:1], support.translations[:1]
+    )
     seen = (particle.weight.values > 0)[: grid.align_count]
     degrees = float(grid.multiplicity[: grid.align_count][seen].sum())
     # chi^2 with so many degrees of freedom, five standard deviations, and interpolation error.

@@ -9,17 +9,10 @@ from hypothesis import given
 from phantoms import rotations
 from scipy.spatial.transform import Rotation
 
-from faml.kernels.peaks import local_maxima, refine_peak, shift_peak, suppress_near
-from faml.kernels.slicing import (
-    phase_factors,
-    pose_terms,
-    refine_shift,
-    rotate_weight,
-    shell_residual,
-    shift_derivatives,
-    slice_spectrum,
-    turn_back,
-)
+from faml.kernels.peaks import local_maxima, refine_peaks, suppress_near
+from faml.kernels.residuals import phase_factors, pose_terms, shell_residual
+from faml.kernels.shifts import refine_shift, shift_derivatives, shift_peak
+from faml.kernels.slicing import rotate_weight, slice_spectrum, turn_back
 from faml.kernels.voronoi import voronoi_counts
 from faml.transforms.fourier import fourier_grid, half_cube, spectrum_of
 
@@ -153,9 +146,9 @@ def test_equal_maxima_across_a_pole_are_not_both_lost():
 def test_peak_refinement_finds_the_vertex_of_a_parabola():
     g, a, b = np.indices((8, 8, 6)).astype(np.float32)
     score = -((g - 3.2) ** 2) - (a - 4.3) ** 2 - (b - 2.1) ** 2
-    out = np.empty(3)
-    refine_peak(score, 3, 4, 2, out)
-    np.testing.assert_allclose(out, [0.2, 0.3, 0.1], atol=1e-4)
+    out = np.empty((1, 3))
+    refine_peaks(score, np.array([(3 * 8 + 4) * 6 + 2]), out)
+    np.testing.assert_allclose(out, [[3.2, 4.3, 2.1]], atol=1e-4)
 
 
 def test_suppression_matches_its_twin():

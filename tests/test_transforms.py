@@ -10,7 +10,8 @@ from phantoms import blobs, boxes, rotations
 from scipy.spatial.transform import Rotation
 
 from faml.conventions import rotation_angle_deg
-from faml.kernels.slicing import phase_factors, slice_spectrum, turn_back
+from faml.kernels.residuals import phase_factors
+from faml.kernels.slicing import slice_spectrum, turn_back
 from faml.transforms.fourier import (
     even_fast_length,
     fourier_grid,

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from faml.em.statistics import Statistics
-from faml.kernels.slicing import phase_factors, rotate_weight, shell_residual, turn_back
+from faml.kernels.residuals import phase_factors, shell_residual
+from faml.kernels.slicing import rotate_weight, turn_back
 from faml.particles.view import Particle
 from faml.references import PADDING, References
 from faml.strategies.base import PoseSupport
@@ -67,21 +68,20 @@ def posterior(
         With the normalisers of noise and shift prior.
     """
     model = references.model
-    power = references.data_power(particle)
+    squared = support.squared_residuals
+    if squared is None:
+        squared = references.squared_residuals(
+            particle, support.classes, support.rotations, support.translations
+        )
     with np.errstate(divide="ignore"):
         log_fractions = np.log(model.class_fractions)
     zeta2 = model.shift_variance
-    log_joint = np.empty(len(support))
-    count = references.grid.align_count
-    for i in range(len(support)):
-        k = int(support.classes[i])
-        shift = support.translations[i]
-        posed = references.posed(k, support.rotations[i], shift, count)
-        cross, energy = references.residual_terms(particle, posed)
-        squared = power - 2.0 * cross + energy
-        log_prior = log_fractions[k] - 0.5 * float(shift @ shift) / zeta2
-        log_joint[i] = log_prior - 0.5 * squared
-    log_joint += support.log_volumes - 1.5 * math.log(2.0 * math.pi * zeta2)
+    log_prior = (
+        log_fractions[support.classes]
+        - 0.5 * np.square(support.translations).sum(axis=1) / zeta2
+        - 1.5 * math.log(2.0 * math.pi * zeta2)
+    )
+    log_joint = log_prior - 0.5 * squared + support.log_volumes
     log_sum = float(logsumexp(log_joint))
     return log_joint - log_sum, log_sum + log_normaliser(particle, references)
 

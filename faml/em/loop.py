@@ -204,7 +204,7 @@ class EmRun:
             best = step.ssnr.max(axis=0)[1:]
             reached = int(np.cumprod(best > SSNR_NEEDED).sum())
             top = align_shell if self._reference is not None else last_shell(box, em)
-            following = min(max(first_align_shell(box, em), reached), top)
+            following = min(max(first_align_shell(box, self.radius_voxels, em), reached), top)
         return State(
             iteration=0,
             model=step.model,
@@ -246,7 +246,7 @@ class EmRun:
 
     def _start_shell(self) -> int:
         em, box = self.config.em, self.particles.box
-        shell = first_align_shell(box, em)
+        shell = first_align_shell(box, self.radius_voxels, em)
         if self._reference is not None and em.start_lowpass_angstrom is None:
             return last_shell(box, em)
         if em.start_lowpass_angstrom is not None:

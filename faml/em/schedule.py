@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,8 @@ LOOK_AHEAD = 3
 """Shells beyond the E-step that are summed. No pose was fitted to them, so the SSNR measured there
 is honest, and it alone drives the march."""
 SSNR_NEEDED = 0.25
+_FIRST_DETAIL = 1.0 / 3.5
+_SMALLEST_FIRST = 4
 _STEP = 1
 _ANGLE_DEG = 0.5
 _SHIFT_VOXELS = 0.1
@@ -39,10 +43,20 @@ def last_shell(box: int, config: EmConfig) -> int:
     return full if config.max_shell is None else min(config.max_shell, full)
 
 
-def first_align_shell(box: int, config: EmConfig) -> int:
-    """Shell of the first E-step."""
+def first_align_shell(box: int, radius_voxels: float, config: EmConfig) -> int:
+    """Shell of the first E-step.
+
+    Unless given, `_FIRST_DETAIL` of the particle's diameter is resolved. Coarser starts know the
+    envelope only: orientations that share it are fixed by chance before detail can tell them
+    apart, and the run ends in a worse optimum (bench/quality.md).
+    """
     last = last_shell(box, config)
-    return min(config.first_shell, last) if config.march else last
+    if not config.march:
+        return last
+    shell = config.first_shell
+    if shell is None:
+        shell = max(_SMALLEST_FIRST, math.ceil(box / (_FIRST_DETAIL * 2.0 * radius_voxels)))
+    return min(shell, last)
 
 
 def next_shell(align_shell: int, ssnr: npt.NDArray[np.float64], box: int, config: EmConfig) -> int:

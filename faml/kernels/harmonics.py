@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from faml.kernels._jit import kernel
+from faml.kernels.interpolation import cell, trilinear
 
 __all__ = ["analyse_legendre", "sample_shells"]
 
@@ -33,29 +34,21 @@ def sample_shells(spectrum, directions, radii, scale, out):
         Overwritten. Shells vary fastest, as the transform wants them.
     """
     q = spectrum.shape[2] - 1
-    one = np.float32(1.0)
+    real = spectrum.view(np.float32).reshape(-1)
+    imag = real[1:]
     for p in range(directions.shape[0]):
         dx, dy, dz = directions[p, 0], directions[p, 1], directions[p, 2]
-        sign = one
+        sign = np.float32(1.0)
         if dx < 0:
             dx, dy, dz = -dx, -dy, -dz
-            sign = -one
+            sign = np.float32(-1.0)
         for s in range(radii.shape[0]):
             length = radii[s] * np.float32(scale)
-            x = dx * length
-            y = dy * length + np.float32(q)
-            z = dz * length + np.float32(q)
-            ix, iy, iz = int(x), int(y), int(z)
-            fx, fy, fz = x - ix, y - iy, z - iz
-            gx, gy = one - fx, one - fy
-            low = gy * (gx * spectrum[iz, iy, ix] + fx * spectrum[iz, iy, ix + 1]) + fy * (
-                gx * spectrum[iz, iy + 1, ix] + fx * spectrum[iz, iy + 1, ix + 1]
+            corner, fx, fy, fz = cell(dx * length, dy * length, dz * length, q, 2)
+            out[p, s] = complex(
+                trilinear(real, corner, fx, fy, fz, q, 2),
+                sign * trilinear(imag, corner, fx, fy, fz, q, 2),
             )
-            high = gy * (gx * spectrum[iz + 1, iy, ix] + fx * spectrum[iz + 1, iy, ix + 1]) + fy * (
-                gx * spectrum[iz + 1, iy + 1, ix] + fx * spectrum[iz + 1, iy + 1, ix + 1]
-            )
-            value = (one - fz) * low + fz * high
-            out[p, s] = complex(value.real, sign * value.imag)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Peaks of score fields: on the SO(3) grid and over translations."""
+"""Peaks of a score on the SO(3) grid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from faml.kernels._jit import kernel
 
-__all__ = ["local_maxima", "refine_peak", "shift_peak", "suppress_near"]
+__all__ = ["local_maxima", "refine_peaks", "suppress_near", "vertex"]
 
 
 @kernel
@@ -96,7 +96,7 @@ def _is_highest(halo, shape, g, a, b):
 
 
 @kernel
-def _vertex(left, middle, right):
+def vertex(left, middle, right):
     """Offset of the vertex of the parabola through three equidistant values, at most half."""
     curvature = left - 2.0 * middle + right
     if not curvature < 0.0:
@@ -105,18 +105,32 @@ def _vertex(left, middle, right):
 
 
 @kernel
-def refine_peak(score, g, a, b, out):
-    """Sub-grid offsets (gamma, alpha, beta) of a local maximum, in grid steps, each within 1/2."""
-    middle = float(score[g, a, b])
-    out[0] = _vertex(
-        float(_neighbour(score, g - 1, a, b)), middle, float(_neighbour(score, g + 1, a, b))
-    )
-    out[1] = _vertex(
-        float(_neighbour(score, g, a - 1, b)), middle, float(_neighbour(score, g, a + 1, b))
-    )
-    out[2] = _vertex(
-        float(_neighbour(score, g, a, b - 1)), middle, float(_neighbour(score, g, a, b + 1))
-    )
+def refine_peaks(score, peaks, steps):
+    """Places of local maxima below grid spacing, by a parabola along each angle.
+
+    Parameters
+    ----------
+    score : (G, G, B) float32
+    peaks : (M,) int64
+        Flat indices.
+    steps : (M, 3) float64
+        Fractional indices [gamma, alpha, beta], each within 1/2 of the maximum. Overwritten.
+    """
+    _, alphas, betas = score.shape
+    for i in range(peaks.shape[0]):
+        b = peaks[i] % betas
+        a = peaks[i] // betas % alphas
+        g = peaks[i] // (betas * alphas)
+        middle = float(score[g, a, b])
+        steps[i, 0] = g + vertex(
+            float(_neighbour(score, g - 1, a, b)), middle, float(_neighbour(score, g + 1, a, b))
+        )
+        steps[i, 1] = a + vertex(
+            float(_neighbour(score, g, a - 1, b)), middle, float(_neighbour(score, g, a + 1, b))
+        )
+        steps[i, 2] = b + vertex(
+            float(_neighbour(score, g, a, b - 1)), middle, float(_neighbour(score, g, a, b + 1))
+        )
 
 
 @kernel
@@ -158,63 +172,3 @@ def suppress_near(quaternions, separation_rad, limit, kept):
             if count == limit:
                 break
     return count
-
-
-@kernel
-def shift_peak(correlation, step, radius_voxels, out):
-    """Best translation within a radius, refined below the sampling by a parabola per axis.
-
-    Parameters
-    ----------
-    correlation : (m, m, m) float32
-        ``[z, y, x]`` correlation against translation, periodic, zero shift at index 0.
-    step : float
-        Voxels of the original box per grid step.
-    radius_voxels : float
-        Largest |t|.
-    out : (3,) float64
-        x, y, z in voxels, |out| <= radius_voxels. Overwritten.
-
-    Returns
-    -------
-    float64
-        Correlation at the best grid point.
-    """
-    m = correlation.shape[0]
-    reach = min(int(radius_voxels / step + 1e-6), (m - 1) // 2)
-    limit = (radius_voxels / step) ** 2 + 1e-6
-    best = -np.inf
-    bz, by, bx = 0, 0, 0
-    for dz in range(-reach, reach + 1):
-        for dy in range(-reach, reach + 1):
-            for dx in range(-reach, reach + 1):
-                if dz * dz + dy * dy + dx * dx <= limit:
-                    value = correlation[dz % m, dy % m, dx % m]
-                    if value > best:
-                        best = value
-                        bz, by, bx = dz, dy, dx
-    middle = float(correlation[bz % m, by % m, bx % m])
-    out[0] = bx + _vertex(
-        float(correlation[bz % m, by % m, (bx - 1) % m]),
-        middle,
-        float(correlation[bz % m, by % m, (bx + 1) % m]),
-    )
-    out[1] = by + _vertex(
-        float(correlation[bz % m, (by - 1) % m, bx % m]),
-        middle,
-        float(correlation[bz % m, (by + 1) % m, bx % m]),
-    )
-    out[2] = bz + _vertex(
-        float(correlation[(bz - 1) % m, by % m, bx % m]),
-        middle,
-        float(correlation[(bz + 1) % m, by % m, bx % m]),
-    )
-    length = 0.0
-    for c in range(3):
-        out[c] *= step
-        length += out[c] * out[c]
-    if length > radius_voxels * radius_voxels:
-        shrink = radius_voxels / math.sqrt(length)
-        for c in range(3):
-            out[c] *= shrink
-    return best

@@ -31,6 +31,9 @@ class PoseSupport:
         x, y, z in voxels.
     log_volumes : (M,) float64
         Logarithm of the volume of each pose's cell: Haar measure (total 1) times voxel^3.
+    squared_residuals : (M,) float64 or None
+        d2 of each pose (method.md section 2) where the search has computed it; else the E-step
+        does.
     fallback : bool
         No candidate was found; the support is the previous pose.
     """
@@ -39,6 +42,7 @@ class PoseSupport:
     rotations: npt.NDArray[np.float64]
     translations: npt.NDArray[np.float64]
     log_volumes: npt.NDArray[np.float64]
+    squared_residuals: npt.NDArray[np.float64] | None = None
     fallback: bool = False
 
     @classmethod
@@ -68,12 +72,15 @@ class Candidates:
         x, y, z in voxels.
     scores : (M,) float64
         Normalised correlation of paper Eq. 1, between -1 and 1.
+    squared_residuals : (M,) float64
+        d2 of paper Eq. 15, method.md section 2.
     """
 
     classes: npt.NDArray[np.int64]
     rotations: npt.NDArray[np.float64]
     translations: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
+    squared_residuals: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.classes)

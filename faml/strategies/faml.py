@@ -101,4 +101,5 @@ class FastAlignmentMaximumLikelihood:
             rotations=candidates.rotations,
             translations=candidates.translations,
             log_volumes=log_volumes,
+            squared_residuals=candidates.squared_residuals,
         )

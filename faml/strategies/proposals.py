@@ -8,8 +8,7 @@ import scipy.fft
 from scipy.spatial.transform import Rotation
 
 from faml.errors import ConfigurationError
-from faml.kernels.peaks import shift_peak
-from faml.kernels.slicing import refine_shift
+from faml.kernels.shifts import SearchComponents, best_shifts, correlation_spectra
 from faml.particles.view import Particle
 from faml.references import PADDING, References
 from faml.strategies.base import Candidates, Proposal, SearchContext
@@ -19,9 +18,9 @@ __all__ = ["AmplitudeProposal", "LocalProposal", "create_proposal"]
 
 _SEPARATION_STEPS = 1.5
 """Candidates closer than this many grid steps are one peak."""
-
-
 _NEWTON_STEPS = 2
+_BLOCK_COMPONENTS = 1 << 17
+"""Components of the search spectra that are worked on together, 1 MB of them."""
 _FINE = 0.25
 """Radius of the finer neighbourhood of a previous pose, in grid steps."""
 
@@ -131,36 +130,53 @@ def search_translations(
     rotations: npt.NDArray[np.float64],
     max_shift_voxels: float,
 ) -> Candidates:
-    """Best translation of each (class, rotation) and its normalised correlation (paper Eq. 1).
+    """Best translation of each (class, rotation), its residual and its correlation (Eq. 1, 15).
 
-    One inverse FFT of ``y conj(R A) / sigma^2`` gives the correlation at all translations.
+    Parameters
+    ----------
+    particle : Particle
+    references : References
+    classes : (M,) int64
+    rotations : (M, 3, 3) float64
+    max_shift_voxels : float
+        Largest |t|.
     """
     grid = references.grid
     count, edge = grid.align_count, grid.search_edge
+    components = SearchComponents(
+        grid.points[:count], grid.search_indices, grid.multiplicity[:count]
+    )
     whitened = particle.data[:count] * references.precision
-    doubled = grid.multiplicity[:count]
-    norm = np.sqrt(references.data_power(particle))
-    product = np.zeros((edge, edge, edge // 2 + 1), dtype=np.complex64)
-    flat = product.reshape(-1)
-    translations = np.zeros((len(classes), 3))
-    scores = np.zeros(len(classes))
-    for i, (k, rotation) in enumerate(zip(classes, rotations, strict=True)):
-        sliced = references.slice(int(k), rotation, count)
-        _, energy = references.residual_terms(particle, sliced)
-        flat[grid.search_indices] = whitened * sliced.conj()
-        correlation = scipy.fft.irfftn(product, s=(edge,) * 3, norm="forward")
-        shift_peak(correlation, grid.box / edge, max_shift_voxels, translations[i])
-        best = refine_shift(
-            doubled * flat[grid.search_indices],
-            grid.points[:count],
-            grid.box,
-            max_shift_voxels,
-            _NEWTON_STEPS,
-            translations[i],
-        )
-        scale = norm * np.sqrt(energy)
-        scores[i] = best / scale if scale > 0 else 0.0
-    return Candidates(classes, rotations, translations, scores)
+    energy_weights = components.multiplicity * references.precision * particle.weight.values[:count]
+    translations = np.empty((len(classes), 3))
+    cross, energy = np.empty(len(classes)), np.empty(len(classes))
+    block = max(1, _BLOCK_COMPONENTS // (edge * edge * (edge // 2 + 1)))
+    spectra = np.zeros((min(block, len(classes)), edge, edge, edge // 2 + 1), dtype=np.complex64)
+    for k in np.unique(classes):
+        (members,) = np.nonzero(classes == k)
+        for chosen in np.split(members, range(block, len(members), block)):
+            part = spectra[: len(chosen)]
+            moved, crossed = np.empty((len(chosen), 3)), np.empty(len(chosen))
+            energies = np.empty(len(chosen))
+            correlation_spectra(
+                references.padded[k], rotations[chosen], PADDING, components, whitened,
+                energy_weights, part, energies,
+            )  # fmt: skip
+            correlations = scipy.fft.irfftn(part, s=(edge,) * 3, axes=(1, 2, 3), norm="forward")
+            best_shifts(
+                correlations, part, components, grid.box, max_shift_voxels, _NEWTON_STEPS, moved,
+                crossed,
+            )  # fmt: skip
+            translations[chosen], cross[chosen], energy[chosen] = moved, crossed, energies
+    power = references.data_power(particle)
+    scale = np.sqrt(power * energy)
+    return Candidates(
+        classes=classes,
+        rotations=rotations,
+        translations=translations,
+        scores=np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0),
+        squared_residuals=power - 2.0 * cross + energy,
+    )
 
 
 def create_proposal(context: SearchContext) -> Proposal:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import scipy.fft
 from scipy.spatial.transform import Rotation
 
-from faml.kernels.peaks import local_maxima, refine_peak, suppress_near
+from faml.kernels.peaks import local_maxima, refine_peaks, suppress_near
 from faml.kernels.so3 import cross_coefficients, fill_correlation
 from faml.transforms.fourier import even_fast_length
 from faml.transforms.tables import wigner_table
@@ -123,11 +123,8 @@ class SO3Correlation:
         # The pool is larger than the limit because suppression will thin it.
         order = np.argsort(-values, kind="stable")[: 8 * limit]
         flat, values = flat[order], values[order]
-        steps = np.stack(np.unravel_index(flat, score.shape), axis=1).astype(np.float64)
-        offset = np.empty(3)
-        for i, (g, a, b) in enumerate(steps.astype(np.int64)):
-            refine_peak(score, g, a, b, offset)
-            steps[i] += offset
+        steps = np.empty((len(flat), 3))
+        refine_peaks(score, flat, steps)
         if count == 0:
             return Rotation.from_quat(np.empty((0, 4))), np.empty(0)
         rotations = Rotation.from_euler("ZYZ", self.angles(steps))
