@@ -62,7 +62,8 @@ class SearchConfig(_Section):
     """Also try the particle's previous rotation, which the bound may miss, and random neighbours
     of it: so many rotations in all."""
     max_shift_voxels: float | None = Field(default=None, ge=0)
-    """Largest translation searched; None takes one eighth of the box."""
+    """Largest translation searched; None takes one eighth of the box, or what the input poses of
+    a run that begins from them need."""
     local_angle_deg: float | None = Field(default=None, gt=0, le=180)
     """Search only within this angle of the particle's input pose."""
     max_bandwidth: int = Field(default=32, ge=4, le=128)
@@ -97,8 +98,8 @@ class EmConfig(_Section):
     particle's diameter."""
     exploration: int = Field(default=12, ge=0)
     """Iterations over which the chance to disregard a particle's previous pose falls to zero."""
-    class_hold: int = Field(default=5, ge=0)
-    """Iterations in which particles keep the class that a reference-free start gave them."""
+    balance: int = Field(default=5, ge=0)
+    """First iterations of a reference-free start in which every class gets an equal share."""
     max_shell: int | None = Field(default=None, ge=2)
     """Largest Fourier radius used for alignment; None is the last shell below Nyquist."""
     chunk_size: int = Field(default=8, ge=1)
@@ -142,7 +143,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "noise": "scalar",
             "march": False,
             "exploration": 0,
-            "class_hold": 0,
+            "balance": 0,
         },
         "search": {
             "proposal": "amplitude",

@@ -6,6 +6,7 @@ search are made once here and shared by threads.
 
 from __future__ import annotations
 
+import copy
 import math
 from threading import Lock
 
@@ -54,6 +55,9 @@ class References:
     ) -> None:
         self.model = model
         self.exploration = exploration
+        with np.errstate(divide="ignore"):
+            self.log_fractions: npt.NDArray[np.float64] = np.log(model.class_fractions)
+        """(K,) log alpha_k."""
         self.grid = grid
         self.bandwidth = bandwidth
         self.padded = tuple(padded_half_cube(spectrum_of(volume), grid) for volume in model.volumes)
@@ -71,6 +75,12 @@ class References:
     def classes(self) -> int:
         """K."""
         return self.model.classes
+
+    def with_log_fractions(self, log_fractions: npt.NDArray[np.float64]) -> References:
+        """The same averages and tables, (K,) other class fractions."""
+        other = copy.copy(self)
+        other.log_fractions = log_fractions
+        return other
 
     @property
     def radii(self) -> npt.NDArray[np.float32]:

@@ -6,14 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from phantoms import DETAILED, blobs, simulated
+from scipy.special import logsumexp, softmax
 
 from faml.config import EmConfig, build_config
 from faml.conventions import rotation_angle_deg
+from faml.em.balance import balanced_log_fractions
 from faml.em.expectation import accumulate, log_normaliser, posterior
 from faml.em.loop import EmRun
 from faml.em.maximization import finish_volume, maximise, soft_sphere
-from faml.em.schedule import classes_held, next_shell
+from faml.em.schedule import classes_balanced, next_shell
 from faml.em.statistics import Statistics
 from faml.errors import ConfigurationError, InputDataError
 from faml.metrics.fsc import fourier_shell_correlation, pearson
@@ -378,21 +382,76 @@ def test_two_classes_are_separated(strategy, noise):
     assert misclassified(labels, state.assignments.classes) <= 1
 
 
-def test_classes_are_held_at_first_and_free_later():
-    particles, _ = simulated(n=16, count=8, noise=0.1, seed=20, phantom_seeds=(0, 1))
-    states = states_of(particles, classes=2, iterations=4, class_hold=2)
-    first = states[0].assignments.classes
-    np.testing.assert_array_equal(states[1].assignments.classes, first)
-    np.testing.assert_array_equal(states[2].assignments.classes, first)
-    assert states[-1].assignments.class_probabilities.shape == (8, 2)
-    for config in (
+@pytest.mark.parametrize("strategy", ["fa", "faml"])
+def test_classes_share_equally_at_first(strategy):
+    """Every class alone is searched, and fractions are such that shares are equal."""
+    particles, _ = simulated(n=16, count=12, noise=1.5, seed=20, phantom_seeds=(0, 1))
+    config = build_config(
+        em={"classes": 3, "iterations": 3, "balance": 2, "seed": 4},
+        search=QUICK | {"strategy": strategy},
+    )
+    states = list(EmRun(particles, config).states())
+    for state in states[:3]:
+        shares = state.assignments.class_probabilities.mean(axis=0)
+        np.testing.assert_allclose(shares, 1 / 3, atol=2e-3)
+        np.testing.assert_allclose(state.model.class_fractions, 1 / 3, atol=2e-3)
+    assert np.abs(states[3].model.class_fractions - 1 / 3).max() > 1e-2
+
+
+def test_when_classes_are_balanced():
+    assert [classes_balanced(i, EmConfig(classes=2)) for i in (0, 1, 5, 6)] == [
+        False, True, True, False,
+    ]  # fmt: skip
+    for other in (
         EmConfig(),
         EmConfig(classes=2, start="poses"),
-        EmConfig(classes=2, class_hold=0),
+        EmConfig(classes=2, balance=0),
     ):
-        assert not classes_held(1, config)
-    assert classes_held(5, EmConfig(classes=2))
-    assert not classes_held(6, EmConfig(classes=2))
+        assert not classes_balanced(1, other)
+
+
+@given(
+    st.integers(0, 10_000),
+    st.integers(2, 5),
+    st.sampled_from([0.1, 3.0, 300.0]),
+    st.sampled_from([0.0, 1.0, 1e4]),
+)
+def test_balanced_fractions_give_equal_shares(seed, classes, spread, advantage):
+    """However much better one class is for everyone."""
+    rng = np.random.default_rng(seed)
+    evidence = spread * rng.normal(size=(60, classes)) + advantage * rng.normal(size=classes)
+    fractions = balanced_log_fractions(evidence)
+    shares = softmax(evidence + fractions, axis=1).mean(axis=0)
+    np.testing.assert_allclose(logsumexp(fractions), 0.0, atol=1e-9)
+    np.testing.assert_allclose(shares, 1.0 / classes, atol=1e-2)
+
+
+def displaced(shift):
+    """Eight particles with poses, the third of which is shifted far along y."""
+    particles, _ = simulated(n=18, count=8, noise=0.2, seed=3, shifts=1.0)
+    far = particles.poses.translations.copy()
+    far[2] = (0.0, shift, 0.0)
+    return replace(particles, poses=replace(particles.poses, translations=far))
+
+
+def test_searched_shifts_reach_the_input_poses():
+    for em, search, expected in (
+        ({"start": "poses"}, {}, 7.0),
+        ({}, {"local_angle_deg": 20.0}, 7.0),
+        ({}, {}, 18 / 8),
+        ({"start": "poses"}, {"max_shift_voxels": 5.5}, 5.5),
+    ):
+        run = EmRun(displaced(-5.0), build_config(em=em, search=search))
+        assert run.max_shift_voxels == pytest.approx(expected)
+
+
+def test_input_shifts_out_of_reach_name_the_particle():
+    name = displaced(5.0).names[2]
+    poses = {"start": "poses"}
+    with pytest.raises(ConfigurationError, match=rf"{name}: .*5\.0 voxels.*at most 4.*--max-shift"):
+        EmRun(displaced(5.0), build_config(em=poses, search={"max_shift_voxels": 4.0}))
+    with pytest.raises(InputDataError, match=rf"{name}: .*8\.0 voxels.*at most 7"):
+        EmRun(displaced(8.0), build_config(em=poses))
 
 
 def states_of(particles, threads=1, **em):

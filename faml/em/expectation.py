@@ -21,10 +21,12 @@ __all__ = [
     "MASS_KEPT",
     "ParticleResult",
     "accumulate",
+    "log_joint",
     "log_normaliser",
     "posterior",
     "shell_power",
     "summarise",
+    "support_residuals",
 ]
 
 MASS_KEPT = 0.9999
@@ -55,6 +57,48 @@ def log_normaliser(particle: Particle, references: References) -> float:
     return -0.5 * float(terms.sum())
 
 
+def support_residuals(
+    particle: Particle, references: References, support: PoseSupport
+) -> npt.NDArray[np.float64]:
+    """d2 of every pose of a support (Eq. 15), computed only where the search has not."""
+    if support.squared_residuals is not None:
+        return support.squared_residuals
+    return references.squared_residuals(
+        particle, support.classes, support.rotations, support.translations
+    )
+
+
+def log_joint(
+    particle: Particle,
+    references: References,
+    support: PoseSupport,
+    log_fractions: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Log of prior times likelihood times cell of every pose, without `log_normaliser` (Eq. 14).
+
+    Parameters
+    ----------
+    particle : Particle
+    references : References
+    support : PoseSupport
+    log_fractions : (K,) float64
+        log alpha_k.
+
+    Returns
+    -------
+    (M,) float64
+    """
+    zeta2 = references.model.shift_variance
+    log_prior = (
+        log_fractions[support.classes]
+        - 0.5 * np.square(support.translations).sum(axis=1) / zeta2
+        - 1.5 * math.log(2.0 * math.pi * zeta2)
+    )
+    squared = support_residuals(particle, references, support)
+    joint: npt.NDArray[np.float64] = log_prior - 0.5 * squared + support.log_volumes
+    return joint
+
+
 def posterior(
     particle: Particle, references: References, support: PoseSupport
 ) -> tuple[npt.NDArray[np.float64], float]:
@@ -67,23 +111,9 @@ def posterior(
     log_likelihood : float
         With the normalisers of noise and shift prior.
     """
-    model = references.model
-    squared = support.squared_residuals
-    if squared is None:
-        squared = references.squared_residuals(
-            particle, support.classes, support.rotations, support.translations
-        )
-    with np.errstate(divide="ignore"):
-        log_fractions = np.log(model.class_fractions)
-    zeta2 = model.shift_variance
-    log_prior = (
-        log_fractions[support.classes]
-        - 0.5 * np.square(support.translations).sum(axis=1) / zeta2
-        - 1.5 * math.log(2.0 * math.pi * zeta2)
-    )
-    log_joint = log_prior - 0.5 * squared + support.log_volumes
-    log_sum = float(logsumexp(log_joint))
-    return log_joint - log_sum, log_sum + log_normaliser(particle, references)
+    joint = log_joint(particle, references, support, references.log_fractions)
+    log_sum = float(logsumexp(joint))
+    return joint - log_sum, log_sum + log_normaliser(particle, references)
 
 
 def summarise(

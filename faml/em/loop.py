@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from faml.config import EmConfig, RunConfig
 from faml.conventions import FloatArray
+from faml.em.balance import balanced_log_fractions, class_evidence, support_of_each_class
 from faml.em.expectation import (
     ParticleResult,
     accumulate,
@@ -29,7 +30,7 @@ from faml.em.maximization import MStep, maximise, soft_sphere
 from faml.em.schedule import (
     LOOK_AHEAD,
     SSNR_NEEDED,
-    classes_held,
+    classes_balanced,
     exploration,
     first_align_shell,
     last_shell,
@@ -60,8 +61,15 @@ Progress = Callable[[int, int], None]
 
 _DEFAULT_RADIUS = 0.3
 """Particle radius as a fraction of the box where no diameter is given."""
+_DEFAULT_SHIFT = 1.0 / 8.0
+"""Largest shift searched as a fraction of the box."""
+_SHIFT_MARGIN_VOXELS = 2.0
+"""How far beyond the largest input shift is searched."""
 _MASK_EDGE_VOXELS = 3.0
 _REFERENCE_PASSES = 3
+_BALANCE_SAMPLE = 96
+"""Particles that decide the class fractions of balanced iterations."""
+_BALANCE_STREAM = 0xBA1A  # tells the sample's random stream from the particles'
 _IDENTITY = Pose(0, np.eye(3), np.zeros(3))
 
 
@@ -84,6 +92,44 @@ class _Pass:
 
     sums: tuple[Statistics, ...]
     assignments: Assignments
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What visiting a particle needs in one pass; shared by threads."""
+
+    views: ParticleViews
+    references: References
+    strategy: Strategy
+    before: Assignments
+    iteration: int
+    config: EmConfig
+
+    @property
+    def balanced(self) -> bool:
+        return classes_balanced(self.iteration, self.config)
+
+    def visit(self, index: int, sums: Statistics) -> ParticleResult:
+        """Posterior of one particle; adds it to ``sums``."""
+        particle, support = self._supported(index)
+        log_posterior, log_likelihood = posterior(particle, self.references, support)
+        accumulate(particle, self.references, support, log_posterior, sums)
+        return summarise(support, log_posterior, log_likelihood, self.references.classes)
+
+    def class_evidence(self, index: int) -> FloatArray:
+        """Log likelihood of each class, (K,) float64."""
+        particle, support = self._supported(index)
+        return class_evidence(particle, self.references, support)
+
+    def _supported(self, index: int) -> tuple[Particle, PoseSupport]:
+        references = self.references
+        pose = self.before.pose(index)
+        particle = self.views.particle(index, pose, range(references.classes))
+        seeds = np.random.SeedSequence([self.config.seed, self.iteration, index])
+        rng = np.random.default_rng(seeds)
+        if self.balanced:
+            return particle, support_of_each_class(particle, references, self.strategy, rng)
+        return particle, self.strategy.support(particle, references, rng)
 
 
 class EmRun:
@@ -117,8 +163,7 @@ class EmRun:
         self._reference = reference
         self._check()
         box = particles.box
-        shift = config.search.max_shift_voxels
-        self.max_shift_voxels = box / 8.0 if shift is None else shift
+        self.max_shift_voxels = self._largest_shift()
         diameter = config.data.particle_diameter_angstrom
         self._mask: npt.NDArray[np.float32] | None = None
         self.radius_voxels = _DEFAULT_RADIUS * box
@@ -156,6 +201,32 @@ class EmRun:
                 f"reference {em.start}: expected the particles' box {(box,) * 3}, found "
                 f"{self._reference.shape}; rescale it"
             )
+
+    def _largest_shift(self) -> float:
+        """Largest |t| to search; reaches every input pose where the run begins from them."""
+        box, search = self.particles.box, self.config.search
+        limit = search.max_shift_voxels
+        default = _DEFAULT_SHIFT * box
+        poses = self.particles.poses
+        if poses is None or (self.config.em.start != "poses" and search.local_angle_deg is None):
+            return default if limit is None else limit
+        lengths = np.linalg.norm(poses.translations, axis=1)
+        worst = int(np.argmax(lengths))
+        found = f"particle {self.particles.names[worst]}: found an input shift of "
+        if lengths[worst] + _SHIFT_MARGIN_VOXELS >= box / 2:
+            raise InputDataError(
+                f"{found}{lengths[worst]:.1f} voxels, expected at most "
+                f"{box / 2 - _SHIFT_MARGIN_VOXELS:g}; extract the particles again at their "
+                "refined positions"
+            )
+        if limit is None:
+            return max(default, float(lengths[worst]) + _SHIFT_MARGIN_VOXELS)
+        if lengths[worst] > limit:
+            raise ConfigurationError(
+                f"{found}{lengths[worst]:.1f} voxels, expected at most {limit:g} (--max-shift); "
+                "raise it or leave it out"
+            )
+        return limit
 
     # ------------------------------------------------------------------ states
 
@@ -313,19 +384,18 @@ class EmRun:
         views = ParticleViews(self.particles, grid)
         # Tables are made here: pyshtools must not be called from a worker thread.
         references.shell_plan, references.rotation_plan  # noqa: B018
+        search = _Search(views, references, strategy, before, iteration, self.config.em)
+        if search.balanced:
+            search = self._balanced(search)
         chunks = [
-            (group, members[i : i + self.config.em.chunk_size])
+            (group, chunk)
             for group, members in enumerate(self._groups)
-            for i in range(0, len(members), self.config.em.chunk_size)
+            for chunk in self._chunks(members)
         ]
 
         def work(chunk: npt.NDArray[np.int64]) -> tuple[Statistics, list[ParticleResult]]:
             sums = Statistics.zeros(model.classes, grid, total=False)
-            results = [
-                self._visit(views, references, strategy, int(i), before, iteration, sums)
-                for i in chunk
-            ]
-            return sums, results
+            return sums, [search.visit(int(i), sums) for i in chunk]
 
         totals = tuple(Statistics.zeros(model.classes, grid, total=True) for _ in self._groups)
         results: dict[int, ParticleResult] = {}
@@ -338,25 +408,22 @@ class EmRun:
                 self._progress(len(results), len(self.particles))
         return _Pass(totals, _collect([results[i] for i in range(len(self.particles))]))
 
-    def _visit(
-        self,
-        views: ParticleViews,
-        references: References,
-        strategy: Strategy,
-        index: int,
-        before: Assignments,
-        iteration: int,
-        sums: Statistics,
-    ) -> ParticleResult:
-        pose = before.pose(index)
-        held = classes_held(iteration, self.config.em)
-        every = tuple(range(references.classes))
-        particle = views.particle(index, pose, (pose.class_index,) if held else every)
-        rng = np.random.default_rng(np.random.SeedSequence([self.config.em.seed, iteration, index]))
-        support = strategy.support(particle, references, rng)
-        log_posterior, log_likelihood = posterior(particle, references, support)
-        accumulate(particle, references, support, log_posterior, sums)
-        return summarise(support, log_posterior, log_likelihood, references.classes)
+    def _balanced(self, search: _Search) -> _Search:
+        """The search with class fractions that give a sample of the particles equal shares."""
+        seeds = np.random.SeedSequence([self.config.em.seed, search.iteration, _BALANCE_STREAM])
+        order = np.random.default_rng(seeds).permutation(len(self.particles))
+        sample = np.sort(order[:_BALANCE_SAMPLE])
+
+        def work(chunk: npt.NDArray[np.int64]) -> FloatArray:
+            return np.stack([search.class_evidence(int(i)) for i in chunk])
+
+        evidence = np.concatenate(list(_in_order(work, self._chunks(sample), self.config.threads)))
+        fractions = balanced_log_fractions(evidence)
+        return replace(search, references=search.references.with_log_fractions(fractions))
+
+    def _chunks(self, members: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        size = self.config.em.chunk_size
+        return [members[i : i + size] for i in range(0, len(members), size)]
 
     def _blank_model(self, grid: FourierGrid) -> Model:
         """No structure yet: the data's own power is the noise."""
@@ -374,9 +441,7 @@ class EmRun:
                 seen += particle.weight.observed
             return part, seen
 
-        every = np.arange(len(self.particles))
-        size = em.chunk_size
-        chunks = [every[i : i + size] for i in range(0, len(every), size)]
+        chunks = self._chunks(np.arange(len(self.particles)))
         for part, seen in _in_order(work, chunks, self.config.threads):
             power += part
             observed += seen

@@ -15,7 +15,7 @@ from faml.transforms.fourier import full_resolution_shell
 __all__ = [
     "LOOK_AHEAD",
     "SSNR_NEEDED",
-    "classes_held",
+    "classes_balanced",
     "exploration",
     "first_align_shell",
     "last_shell",
@@ -84,13 +84,9 @@ def exploration(iteration: int, config: EmConfig) -> float:
     return max(0.0, 1.0 - (iteration - 1) / config.exploration)
 
 
-def classes_held(iteration: int, config: EmConfig) -> bool:
-    """Whether each particle keeps its class in this iteration.
-
-    Averages form at different speeds from random orientations. Free to choose, all particles would
-    follow the first that has formed, and the other classes would never be heard of again.
-    """
-    return iteration <= config.class_hold and config.classes > 1 and _blind(config)
+def classes_balanced(iteration: int, config: EmConfig) -> bool:
+    """Whether class fractions are chosen for equal shares in this iteration, not estimated."""
+    return 1 <= iteration <= config.balance and config.classes > 1 and _blind(config)
 
 
 def _blind(config: EmConfig) -> bool:
@@ -114,7 +110,7 @@ def stop_reason(previous: State, current: State, config: EmConfig) -> str:
 
     At unchanged resolution the likelihood must stand still, or nearly so if poses and classes do.
     """
-    if exploration(current.iteration, config) > 0 or classes_held(current.iteration, config):
+    if exploration(current.iteration, config) > 0 or classes_balanced(current.iteration, config):
         return ""
     if current.changes is None or current.next_align_shell != current.align_shell:
         return ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
 
@@ -71,7 +72,7 @@ class Particle:
         y at the points of the grid.
     weight : WeightView
     classes : tuple of int
-        Classes to search, zero-based; fewer than the model's while classes are held.
+        Classes to search, zero-based.
     previous : Pose
         Best pose of the last iteration (or the start's).
     input_pose : Pose or None
@@ -86,6 +87,14 @@ class Particle:
     classes: tuple[int, ...]
     previous: Pose
     input_pose: Pose | None
+
+    def of_class(self, class_index: int) -> Particle:
+        """The same particle, to be searched in one class."""
+        return replace(
+            self,
+            classes=(class_index,),
+            previous=replace(self.previous, class_index=class_index),
+        )
 
     @cached_property
     def padded(self) -> npt.NDArray[np.complex64]:
@@ -124,10 +133,8 @@ class ParticleViews:
         cube = half_cube(weight, grid.weight_reach).astype(np.float32)
         return WeightView(index, values, cube, observed)
 
-    def particle(
-        self, index: int, previous: Pose, classes: tuple[int, ...] | None = None
-    ) -> Particle:
-        """Read one particle and reduce it to the grid; ``classes`` defaults to its previous one."""
+    def particle(self, index: int, previous: Pose, classes: Iterable[int] = (0,)) -> Particle:
+        """Read one particle, to be searched in ``classes``, and reduce it to the grid."""
         poses = self._particles.poses
         return Particle(
             index=index,
@@ -135,7 +142,7 @@ class ParticleViews:
             grid=self._grid,
             data=self._grid.take(self._particles.data_term(index)),
             weight=self.weight(int(self._particles.weight_index[index])),
-            classes=(previous.class_index,) if classes is None else classes,
+            classes=tuple(classes),
             previous=previous,
             input_pose=(
                 None

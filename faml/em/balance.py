@@ -1,0 +1,82 @@
+"""Equal shares for classes that form from nothing.
+
+Averages form at different speeds from random orientations. Free to choose, all particles would
+follow the first that has formed, and the other classes would never be heard of again. For the
+first iterations the class fractions are therefore not estimated but chosen such that every class
+gets the same share of the posterior mass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import log_softmax, logsumexp
+
+from faml.em.expectation import log_joint, support_residuals
+from faml.particles.view import Particle
+from faml.references import References
+from faml.strategies.base import PoseSupport, Strategy
+
+__all__ = ["balanced_log_fractions", "class_evidence", "support_of_each_class"]
+
+
+def support_of_each_class(
+    particle: Particle, references: References, strategy: Strategy, rng: np.random.Generator
+) -> PoseSupport:
+    """The strategy's supports of every class alone, side by side.
+
+    Asked about all classes at once, a strategy may drop one before its fraction is known.
+    """
+    alone = [
+        strategy.support(particle.of_class(k), references, rng) for k in range(references.classes)
+    ]
+    return PoseSupport(
+        classes=np.repeat(np.arange(references.classes), [len(part) for part in alone]),
+        rotations=np.concatenate([part.rotations for part in alone]),
+        translations=np.concatenate([part.translations for part in alone]),
+        log_volumes=np.concatenate([part.log_volumes for part in alone]),
+        squared_residuals=np.concatenate(
+            [support_residuals(particle, references, part) for part in alone]
+        ),
+        fallback=all(part.fallback for part in alone),
+    )
+
+
+def class_evidence(
+    particle: Particle, references: References, support: PoseSupport
+) -> npt.NDArray[np.float64]:
+    """Log likelihood of each class, marginal over its poses, up to a constant; (K,) float64."""
+    joint = log_joint(particle, references, support, np.zeros(references.classes))
+    return np.array([logsumexp(joint[support.classes == k]) for k in range(references.classes)])
+
+
+def balanced_log_fractions(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Logarithms of the class fractions under which every class has the same posterior mass.
+
+    They minimise the convex ``mean_i log sum_k exp(e_ik + b_k) - mean_k b_k``, whose gradient is
+    the difference between each class' share and 1 / K.
+
+    Parameters
+    ----------
+    evidence : (M, K) float64
+        From `class_evidence`, of a sample of the particles.
+
+    Returns
+    -------
+    (K,) float64
+        Their exponentials sum to one.
+    """
+    classes = evidence.shape[1]
+
+    def excess(
+        offsets: npt.NDArray[np.float64],
+    ) -> tuple[float, npt.NDArray[np.float64]]:
+        joint = evidence + offsets
+        shares = np.exp(log_softmax(joint, axis=1)).mean(axis=0)
+        return float(logsumexp(joint, axis=1).mean() - offsets.mean()), shares - 1.0 / classes
+
+    # Starting from equal means, a class that is better for everyone does not hide the others.
+    found = minimize(excess, -evidence.mean(axis=0), jac=True, method="L-BFGS-B")
+    fractions: npt.NDArray[np.float64] = log_softmax(found.x)
+    return fractions
