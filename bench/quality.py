@@ -77,19 +77,19 @@ def density(path: Path, box: int, voxel_angstrom: float) -> np.ndarray:
     return density_from_model(path, box, voxel_angstrom)
 
 
-def oracle(simulated: SimulatedParticles, densities: list[np.ndarray]) -> list[float]:
+def oracle(simulated: SimulatedParticles, densities: list[np.ndarray], threads: int) -> list[float]:
     """r of the averages at the true poses and classes."""
     out = []
     for label, truth in enumerate(densities):
         members = simulated.particles.subset(np.nonzero(simulated.labels == label)[0])
-        config = build_config(em={"start": "poses", "iterations": 0}, threads=os.cpu_count())
+        config = build_config(em={"start": "poses", "iterations": 0}, threads=threads)
         state = next(iter(EmRun(members, config).states()))
         out.append(pearson(state.model.volumes[0], truth))
     return out
 
 
 def run_case(
-    name: str, strategy: str, seed: int, models: Path, diameter: float | None
+    name: str, strategy: str, seed: int, models: Path, diameter: float | None, threads: int
 ) -> dict[str, Any]:
     """One run from random orientations."""
     case = CASES[name]
@@ -98,7 +98,7 @@ def run_case(
         data={"particle_diameter_angstrom": diameter},
         search={"strategy": strategy, "max_shift_voxels": 6.0},
         em={"classes": len(densities), "seed": seed},
-        threads=os.cpu_count(),
+        threads=threads,
     )
     run = EmRun(simulated.particles, config)
     started = time.process_time()
@@ -117,7 +117,7 @@ def run_case(
         "strategy": strategy,
         "seed": seed,
         "r": [round(float(v), 3) for v in matched],
-        "oracle": [round(v, 3) for v in oracle(simulated, densities)],
+        "oracle": [round(v, 3) for v in oracle(simulated, densities, threads)],
         "target": case.targets.get(strategy),
         "misclassified": misclassified(simulated.labels, assigned.classes),
         "within_20_deg": round(float((errors < 20).mean()), 2),
@@ -148,13 +148,18 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
     parser.add_argument("--strategy", nargs="*", default=None)
     parser.add_argument("--diameter", type=float, help="particle diameter in Angstrom (mask)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
     for name in options.case:
         for strategy in options.strategy or CASES[name].strategies:
             for seed in options.seeds:
-                rows.append(run_case(name, strategy, seed, options.models, options.diameter))
+                rows.append(
+                    run_case(
+                        name, strategy, seed, options.models, options.diameter, options.threads
+                    )
+                )
                 print(json.dumps(rows[-1]), flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -35,6 +35,18 @@ def slice_spectrum(cube, points, rotation, scale):
     return np.array([trilinear(cube, *(scale * (rotation.T @ p))) for p in points.astype(float)])
 
 
+def sample_shells(cube, directions, radii, scale):
+    return np.array(
+        [[trilinear(cube, *(scale * r * u)) for r in radii] for u in directions.astype(float)]
+    )
+
+
+def shift_correlation(sliced, data, multiplicity, precision, points, box, translation):
+    """sum Re(conj(R_phi A) y) / sigma^2 over the full sphere."""
+    posed = sliced * phase_factors(points, translation, box)
+    return float((multiplicity * precision * (np.conj(posed) * data).real).sum())
+
+
 def rotate_weight(cube, points, rotation):
     return np.array([trilinear(cube, *(rotation @ p)).real for p in points.astype(float)])
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+
 import naive
 import numpy as np
 import pytest
+import scipy.fft
 from hypothesis import given
 from phantoms import rotations
 from scipy.spatial.transform import Rotation
 
+from faml.kernels.harmonics import sample_shells
 from faml.kernels.peaks import local_maxima, refine_peaks, suppress_near
 from faml.kernels.residuals import phase_factors, pose_terms, shell_residual
-from faml.kernels.shifts import refine_shift, shift_derivatives, shift_peak
+from faml.kernels.shifts import (
+    SearchComponents,
+    best_shifts,
+    correlation_spectra,
+    refine_shift,
+    shift_derivatives,
+    shift_peak,
+)
 from faml.kernels.slicing import rotate_weight, slice_spectrum, turn_back
 from faml.kernels.voronoi import voronoi_counts
 from faml.transforms.fourier import fourier_grid, half_cube, spectrum_of
@@ -35,6 +46,19 @@ def test_slice_matches_its_twin(rotation):
     ref = naive.slice_spectrum(cube, grid.points, rotation, 2.0)
     # Coordinates are float32: an error of eps times the reach moves the sample by as much.
     np.testing.assert_allclose(out, ref, atol=20 * EPS * grid.padded_reach * np.abs(cube).max())
+
+
+def test_shell_samples_match_their_twin():
+    rng = np.random.default_rng(12)
+    cube = random_cube(7, rng)
+    directions = rng.normal(size=(40, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = np.concatenate([directions, np.eye(3), -np.eye(3)]).astype(np.float32)
+    radii = np.array([1.0, 1.5, 3.0], np.float32)
+    out = np.empty((len(directions), 3), np.complex64)
+    sample_shells(cube, directions, radii, 2.0, out)
+    ref = naive.sample_shells(cube, directions, radii, 2.0)
+    np.testing.assert_allclose(out, ref, atol=20 * EPS * 7 * np.abs(cube).max())
 
 
 @given(rotations())
@@ -205,6 +229,43 @@ def test_newton_finds_a_planted_shift():
     found = np.round(truth)
     refine_shift(product, points, 16, 4.0, 4, found)
     np.testing.assert_allclose(found, truth, atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [14, 15])
+def test_searched_shifts_match_their_twin(n):
+    """Value at the shift found, energy, and no grid shift within the radius that is better."""
+    rng = np.random.default_rng(13)
+    grid = fourier_grid(n, 4, 5)
+    count, edge = grid.align_count, grid.search_edge
+    points, multiplicity = grid.points[:count], grid.multiplicity[:count]
+    cube = random_cube(grid.padded_reach, rng)
+    turns = Rotation.random(3, rng=14).as_matrix()
+    data = (rng.normal(size=count) + 1j * rng.normal(size=count)).astype(np.complex64)
+    weight = rng.uniform(0.0, 2.0, count).astype(np.float32)
+    precision = rng.uniform(0.5, 2.0, count).astype(np.float32)
+    components = SearchComponents(points, grid.search_indices, multiplicity)
+    spectra = np.zeros((3, edge, edge, edge // 2 + 1), np.complex64)
+    energies, cross, moved = np.empty(3), np.empty(3), np.empty((3, 3))
+    correlation_spectra(
+        cube, turns, 2.0, components, data * precision, multiplicity * precision * weight,
+        spectra, energies,
+    )  # fmt: skip
+    correlations = scipy.fft.irfftn(spectra, s=(edge,) * 3, axes=(1, 2, 3), norm="forward")
+    best_shifts(correlations, spectra, components, n, 3.0, 2, moved, cross)
+    step = n / edge
+    axis = step * np.arange(-3, 4)
+    trials = [t for t in itertools.product(axis, repeat=3) if np.linalg.norm(t) <= 3.0]
+    for turn, energy, value, shift in zip(turns, energies, cross, moved, strict=True):
+        sliced = naive.slice_spectrum(cube, points, turn, 2.0)
+        power = multiplicity * precision * weight * np.abs(sliced) ** 2
+        assert energy == pytest.approx(power.sum(), rel=1e-4)
+
+        def at(t, sliced=sliced):
+            return naive.shift_correlation(sliced, data, multiplicity, precision, points, n, t)
+
+        assert np.linalg.norm(shift) <= 3.0 + 1e-9
+        assert value == pytest.approx(at(shift), rel=1e-3)
+        assert value >= max(at(np.array(t)) for t in trials) * (1 - 1e-3)
 
 
 def test_voronoi_counts_match_brute_force():

@@ -250,9 +250,10 @@ def test_planted_rotation_is_found_within_the_grid_spacing(rotation):
         assert (angles.min() if even else angles[0]) < np.rad2deg(so3.spacing_rad)
 
 
-def test_peaks_of_an_empty_score():
+@pytest.mark.parametrize("score", [-np.inf, 0.0])
+def test_equal_scores_have_no_peaks(score):
     so3 = so3_correlation(4)
-    peaks, values = so3.peaks(np.full(so3.shape, -np.inf, np.float32), 5, 0.1)
+    peaks, values = so3.peaks(np.full(so3.shape, score, np.float32), 5, 0.1)
     assert len(peaks) == len(values) == 0
 
 

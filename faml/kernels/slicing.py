@@ -12,7 +12,7 @@ import numpy as np
 from faml.kernels._jit import kernel
 from faml.kernels.interpolation import cell, trilinear
 
-__all__ = ["gather_weights", "rotate_weight", "slice_spectrum", "turn_back"]
+__all__ = ["rotate_weight", "slice_spectrum", "turn_back"]
 
 
 @kernel
@@ -128,11 +128,3 @@ def rotate_weight(weight, points, rotation, factor, out):
             x, y, z = -x, -y, -z
         corner, fx, fy, fz = cell(x, y, z, q, 1)
         out[j] += factor * trilinear(flat, corner, fx, fy, fz, q, 1)
-
-
-@kernel
-def gather_weights(weight, indices, out):
-    """``out[j] = weight.flat[indices[j]]`` for real (or complex) arrays of the half spectrum."""
-    flat = weight.reshape(-1)
-    for j in range(indices.shape[0]):
-        out[j] = flat[indices[j]]

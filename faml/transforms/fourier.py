@@ -15,8 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from faml.kernels.slicing import gather_weights
-
 Scalar = TypeVar("Scalar", bound=np.inexact)
 
 __all__ = [
@@ -138,9 +136,7 @@ class FourierGrid:
 
     def take(self, spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
         """Values of a half-spectrum at the points, ``(J,)`` complex64."""
-        out = np.empty(len(self.indices), dtype=np.complex64)
-        gather_weights(np.ascontiguousarray(spectrum, dtype=np.complex64), self.indices, out)
-        return out
+        return spectrum.reshape(-1)[self.indices].astype(np.complex64, copy=False)
 
     def put(self, values: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.complex64]:
         """Half-spectrum that is zero except at the points."""

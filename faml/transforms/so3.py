@@ -112,10 +112,13 @@ class SO3Correlation:
         Returns
         -------
         rotations : scipy Rotation of M <= limit
-            Best first; empty if the score has no maximum.
+            Best first; empty if all scores are the same, as those of an empty reference.
         scores : (M,) float64
             At the grid points.
         """
+        nothing = Rotation.from_quat(np.empty((0, 4))), np.empty(0)
+        if score.max() == score.min():
+            return nothing
         found = np.empty(score.size // 8 + 1, dtype=np.int64)
         count = min(local_maxima(score, found), len(found))
         flat = found[:count]
@@ -125,8 +128,6 @@ class SO3Correlation:
         flat, values = flat[order], values[order]
         steps = np.empty((len(flat), 3))
         refine_peaks(score, flat, steps)
-        if count == 0:
-            return Rotation.from_quat(np.empty((0, 4))), np.empty(0)
         rotations = Rotation.from_euler("ZYZ", self.angles(steps))
         kept = np.empty(limit, dtype=np.int64)
         number = suppress_near(rotations.as_quat(), separation_rad, limit, kept)
