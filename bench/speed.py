@@ -125,7 +125,15 @@ def bench_so3(bandwidth: int, target_ms: float) -> Row:
     }
 
 
-def _so3_error(plan, shells, p, q, weights, correlation, rng) -> float:
+def _so3_error(
+    plan: Any,
+    shells: Any,
+    p: np.ndarray,
+    q: np.ndarray,
+    weights: np.ndarray,
+    correlation: np.ndarray,
+    rng: np.random.Generator,
+) -> float:
     count = plan.bandwidth + 2
     nodes, area = np.polynomial.legendre.leggauss(count)
     longitudes = 2 * plan.bandwidth + 2
