@@ -9,7 +9,6 @@ average at the poses it writes must have an FSC of at least 0.95 to shell 13 wit
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from rich.console import Console
 from rich.table import Table
 
@@ -75,8 +75,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console(width=120).print(table)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    record.write(options.json, rows, "python bench/conventions.py DATA/conventions")
 
 
 if __name__ == "__main__":

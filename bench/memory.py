@@ -20,6 +20,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import record
 from scipy.spatial.transform import Rotation
 
 from faml.particles import wedge_weight
@@ -83,8 +84,7 @@ def main() -> None:
         "wall_s": round(time.monotonic() - started, 1),
     }
     print(json.dumps(row, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(row, indent=1) + "\n")
+    record.write(options.json, [row], "python bench/memory.py")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from rich.console import Console
 from rich.table import Table
 
@@ -161,8 +162,8 @@ def main() -> None:
                     )
                 )
                 print(json.dumps(rows[-1]), flush=True)
-                if options.json:
-                    options.json.write_text(json.dumps(rows, indent=1) + "\n")
+                # Written after every run: hours of work should not hang on the last one.
+                record.write(options.json, rows, "python bench/quality.py MODELS")
     show(rows)
 
 

@@ -14,12 +14,12 @@ poses flatter; where previous poses are no candidates, the amplitude bound is on
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from rich.console import Console
 from rich.table import Table
 
@@ -144,10 +144,14 @@ def main() -> None:
             ),
             " ".join(f"{v:.2f}" for v in row["fsc_1_8"]),
         )
-    Console(width=130).print(table)
+    Console(width=150).print(table)
     print(f"largest difference to the known FSC: {rows[0]['largest_difference']}")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    record.write(
+        options.json,
+        rows,
+        "python bench/ribosome.py DATA/real_ribosome"
+        + (f" --diameter {options.diameter:g}" if options.diameter else ""),
+    )
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ the process, so they do not depend on what else the machine does. BLAS runs on o
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from rich.console import Console
 from rich.table import Table
 from scipy.spatial.transform import Rotation
@@ -237,12 +235,8 @@ def main() -> None:
     console = Console(width=130)
     show(rows, console)
     console.print(f"two threads against one, wall time: {speedup:.2f}x (target 1.8x)")
-    packages = ("faml", "numpy", "scipy", "numba", "pyshtools")
-    versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
-    console.print(versions)
-    if options.json:
-        report = {"rows": rows, "two_threads_speedup": speedup, "versions": versions}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    rows.append({"what": "two threads against one, wall time", "ratio": speedup, "target": 1.8})
+    record.write(options.json, rows, "python bench/speed.py")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from scipy.special import logsumexp, softmax
 
 from faml.config import EmConfig, build_config
 from faml.conventions import rotation_angle_deg
-from faml.em.balance import balanced_log_fractions
+from faml.em.balance import SMALLEST_SHARE, balanced_log_fractions
 from faml.em.expectation import accumulate, log_normaliser, posterior
 from faml.em.loop import EmRun
 from faml.em.maximization import finish_volume, maximise, soft_sphere
@@ -383,19 +383,22 @@ def test_two_classes_are_separated(strategy, noise):
 
 
 @pytest.mark.parametrize("strategy", ["fa", "faml"])
-def test_classes_share_equally_at_first(strategy):
-    """Every class alone is searched, and fractions are such that shares are equal."""
-    particles, _ = simulated(n=16, count=12, noise=1.5, seed=20, phantom_seeds=(0, 1))
+def test_no_class_starves_at_first(strategy):
+    """Three classes for copies of one particle: nothing but the floor feeds them all."""
+    particles, _ = simulated(n=16, count=12, noise=0.05, seed=20)
     config = build_config(
         em={"classes": 3, "iterations": 3, "balance": 2, "seed": 4},
         search=QUICK | {"strategy": strategy},
     )
-    states = list(EmRun(particles, config).states())
-    for state in states[:3]:
+    run = EmRun(particles, config)
+    for state in list(run.states())[1:3]:
         shares = state.assignments.class_probabilities.mean(axis=0)
-        np.testing.assert_allclose(shares, 1 / 3, atol=2e-3)
-        np.testing.assert_allclose(state.model.class_fractions, 1 / 3, atol=2e-3)
-    assert np.abs(states[3].model.class_fractions - 1 / 3).max() > 1e-2
+        assert shares.min() > SMALLEST_SHARE / 3 - 1 / 12
+    free = EmRun(
+        particles, build_config(em=dict(config.em) | {"balance": 0}, search=dict(config.search))
+    )
+    starved = [s.assignments.class_probabilities.mean(axis=0).min() for s in free.states()]
+    assert min(starved) < 1 / 12
 
 
 def test_when_classes_are_balanced():
@@ -416,14 +419,25 @@ def test_when_classes_are_balanced():
     st.sampled_from([0.1, 3.0, 300.0]),
     st.sampled_from([0.0, 1.0, 1e4]),
 )
-def test_balanced_fractions_give_equal_shares(seed, classes, spread, advantage):
+def test_balanced_fractions_leave_no_class_below_the_floor(seed, classes, spread, advantage):
     """However much better one class is for everyone."""
     rng = np.random.default_rng(seed)
     evidence = spread * rng.normal(size=(60, classes)) + advantage * rng.normal(size=classes)
-    fractions = balanced_log_fractions(evidence)
+    before = np.log(rng.dirichlet(np.ones(classes)) + 1e-6)
+    before -= logsumexp(before)
+    old = softmax(evidence + before, axis=1).mean(axis=0)
+    fractions = balanced_log_fractions(evidence, before)
     shares = softmax(evidence + fractions, axis=1).mean(axis=0)
     np.testing.assert_allclose(logsumexp(fractions), 0.0, atol=1e-9)
-    np.testing.assert_allclose(shares, 1.0 / classes, atol=1e-2)
+    floor = SMALLEST_SHARE / classes
+    # One particle that has made up its mind is a step of 1/60.
+    assert shares.min() >= floor - 1 / 60
+    if old.min() >= floor:
+        np.testing.assert_array_equal(fractions, before)
+    elif spread < 1:
+        above = np.maximum(old - floor, 0)
+        wanted = floor + (1 - SMALLEST_SHARE) * above / above.sum()
+        np.testing.assert_allclose(shares, wanted, atol=1e-3)
 
 
 def displaced(shift):

@@ -1,9 +1,9 @@
-"""Equal shares for classes that form from nothing.
+"""A share for every class while classes form from nothing.
 
 Averages form at different speeds from random orientations. Free to choose, all particles would
 follow the first that has formed, and the other classes would never be heard of again. For the
-first iterations the class fractions are therefore not estimated but chosen such that every class
-gets the same share of the posterior mass.
+first iterations class fractions are therefore chosen, where needed, such that no class has less
+than a certain share of the posterior mass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from faml.particles.view import Particle
 from faml.references import References
 from faml.strategies.base import PoseSupport, Strategy
 
-__all__ = ["balanced_log_fractions", "class_evidence", "support_of_each_class"]
+__all__ = ["SMALLEST_SHARE", "balanced_log_fractions", "class_evidence", "support_of_each_class"]
+
+SMALLEST_SHARE = 0.5
+"""Of an equal share 1 / K, that every class gets."""
 
 
 def support_of_each_class(
@@ -51,32 +54,49 @@ def class_evidence(
     return np.array([logsumexp(joint[support.classes == k]) for k in range(references.classes)])
 
 
-def balanced_log_fractions(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Logarithms of the class fractions under which every class has the same posterior mass.
+def balanced_log_fractions(
+    evidence: npt.NDArray[np.float64], log_fractions: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Logarithms of class fractions under which no class starves.
 
-    They minimise the convex ``mean_i log sum_k exp(e_ik + b_k) - mean_k b_k``, whose gradient is
-    the difference between each class' share and 1 / K.
+    Fractions are left as they are if every class has `SMALLEST_SHARE` of an equal share under
+    them. Else the target shares w are the present ones, raised to that floor, and the logarithms
+    b minimise the convex ``mean_i log sum_k exp(e_ik + b_k) - sum_k w_k b_k``, whose gradient is
+    the difference between shares and targets.
 
     Parameters
     ----------
     evidence : (M, K) float64
         From `class_evidence`, of a sample of the particles.
+    log_fractions : (K,) float64
+        log alpha_k of the model.
 
     Returns
     -------
     (K,) float64
         Their exponentials sum to one.
     """
-    classes = evidence.shape[1]
+    floor = SMALLEST_SHARE / len(log_fractions)
+    shares = np.exp(log_softmax(evidence + log_fractions, axis=1)).mean(axis=0)
+    if shares.min() >= floor:
+        return log_fractions
+    wanted = floor + (1.0 - SMALLEST_SHARE) * _excess(shares, floor)
 
-    def excess(
+    def objective(
         offsets: npt.NDArray[np.float64],
     ) -> tuple[float, npt.NDArray[np.float64]]:
         joint = evidence + offsets
-        shares = np.exp(log_softmax(joint, axis=1)).mean(axis=0)
-        return float(logsumexp(joint, axis=1).mean() - offsets.mean()), shares - 1.0 / classes
+        reached = np.exp(log_softmax(joint, axis=1)).mean(axis=0)
+        return float(logsumexp(joint, axis=1).mean() - wanted @ offsets), reached - wanted
 
     # Starting from equal means, a class that is better for everyone does not hide the others.
-    found = minimize(excess, -evidence.mean(axis=0), jac=True, method="L-BFGS-B")
+    found = minimize(objective, -evidence.mean(axis=0), jac=True, method="L-BFGS-B")
     fractions: npt.NDArray[np.float64] = log_softmax(found.x)
     return fractions
+
+
+def _excess(shares: npt.NDArray[np.float64], floor: float) -> npt.NDArray[np.float64]:
+    """How what is above the floor is divided; sums to one."""
+    above = np.maximum(shares - floor, 0.0)
+    divided: npt.NDArray[np.float64] = above / above.sum()
+    return divided

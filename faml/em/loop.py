@@ -409,7 +409,7 @@ class EmRun:
         return _Pass(totals, _collect([results[i] for i in range(len(self.particles))]))
 
     def _balanced(self, search: _Search) -> _Search:
-        """The search with class fractions that give a sample of the particles equal shares."""
+        """The search with class fractions under which no class starves in a sample."""
         seeds = np.random.SeedSequence([self.config.em.seed, search.iteration, _BALANCE_STREAM])
         order = np.random.default_rng(seeds).permutation(len(self.particles))
         sample = np.sort(order[:_BALANCE_SAMPLE])
@@ -418,8 +418,9 @@ class EmRun:
             return np.stack([search.class_evidence(int(i)) for i in chunk])
 
         evidence = np.concatenate(list(_in_order(work, self._chunks(sample), self.config.threads)))
-        fractions = balanced_log_fractions(evidence)
-        return replace(search, references=search.references.with_log_fractions(fractions))
+        references = search.references
+        fractions = balanced_log_fractions(evidence, references.log_fractions)
+        return replace(search, references=references.with_log_fractions(fractions))
 
     def _chunks(self, members: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         size = self.config.em.chunk_size

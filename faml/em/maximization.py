@@ -27,6 +27,7 @@ __all__ = ["CLASS_MASS_FLOOR", "MStep", "maximise", "soft_sphere"]
 CLASS_MASS_FLOOR = 0.5
 """A class with less posterior mass than this many particles keeps its old average."""
 _NOISE_FLOOR = 1e-3  # of the data's power per shell: interpolation is no better than that
+_COVERAGE_FLOOR = 0.1  # of a shell's mean coverage; see `_covered`
 _SSNR_FLOOR = 1e-2  # keeps a shell without measurable signal from being locked at zero
 
 
@@ -99,7 +100,7 @@ def maximise(
             average = (numerator + (full - denominator) * before) / full
         else:
             prior = (noise / np.maximum(power[k], 1e-30))[grid.shells]
-            average = numerator / (denominator + prior)
+            average = numerator / (_covered(denominator, grid) + prior)
         volumes[k] = finish_volume(volume_of(grid.put(average), grid.box), mask)
     model = Model(
         volumes=volumes,
@@ -164,6 +165,23 @@ def _signal(
     ssnr = np.zeros_like(old_power)
     ssnr[:top] = np.maximum(measured, 0.0) * mean_weight / noise[:top]
     return power, ssnr
+
+
+def _covered(
+    denominator: npt.NDArray[np.float64], grid: FourierGrid
+) -> npt.NDArray[np.float64]:
+    """Denominators, at least `_COVERAGE_FLOOR` of their shell's mean.
+
+    Interpolation spreads strong components about one step wide in Fourier space. Where the wedges
+    of most particles coincide, that is all there is in the numerator, over a denominator of almost
+    nothing: components would explode, and poses that hide them in the wedge would be preferred.
+    """
+    sums = sum_over_shells(grid.shells, grid.multiplicity * denominator, grid.sum_shell + 1)
+    mean = sums / np.maximum(grid.shell_counts, 1.0)
+    covered: npt.NDArray[np.float64] = np.maximum(
+        denominator, _COVERAGE_FLOOR * mean[grid.shells]
+    )
+    return covered
 
 
 def finish_volume(
