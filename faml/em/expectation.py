@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from faml.em.statistics import Statistics
 from faml.kernels.residuals import phase_factors, shell_residual
-from faml.kernels.slicing import rotate_weight, turn_back
+from faml.kernels.slicing import turn_back
 from faml.particles.view import Particle
 from faml.references import PADDING, References
 from faml.strategies.base import PoseSupport
@@ -151,7 +151,8 @@ def accumulate(
     grid = references.grid
     count = len(grid.points)
     weight = particle.weight.values
-    scatter = 0.5 * grid.multiplicity
+    # The mean of a box says nothing about the particle in it.
+    scatter = np.where(grid.shells > 0, 0.5 * grid.multiplicity, np.float32(0.0))
     for i, mass in _kept(log_posterior):
         k, rotation = int(support.classes[i]), support.rotations[i]
         phases = np.empty(count, dtype=np.complex64)
@@ -161,15 +162,10 @@ def accumulate(
         shell_residual(
             sliced, particle.data, weight, grid.multiplicity, grid.shells, mass, sums.residual
         )
-        turn_back(
-            particle.data * phases.conj(),
-            grid.points,
-            scatter * np.float32(mass),
-            rotation,
-            PADDING,
-            sums.numerator[k],
-        )
-        rotate_weight(particle.weight.cube, grid.points, rotation, mass, sums.denominator[k])
+        share = scatter * np.float32(mass)
+        shifted_back = particle.data * phases.conj()
+        turn_back(shifted_back, grid.points, share, rotation, PADDING, sums.numerator[k])
+        turn_back(weight, grid.points, share, rotation, PADDING, sums.denominator[k])
         sums.class_mass[k] += mass
         sums.shift_square += mass * float(support.translations[i] @ support.translations[i])
     sums.observed += particle.weight.observed

@@ -16,6 +16,7 @@ from faml.em.statistics import Statistics
 from faml.model import ZETA2_FLOOR, Model
 from faml.transforms.fourier import (
     FourierGrid,
+    NormalOperator,
     half_cube_adjoint,
     spectrum_of,
     sum_over_shells,
@@ -27,7 +28,9 @@ __all__ = ["CLASS_MASS_FLOOR", "MStep", "maximise", "soft_sphere"]
 CLASS_MASS_FLOOR = 0.5
 """A class with less posterior mass than this many particles keeps its old average."""
 _NOISE_FLOOR = 1e-3  # of the data's power per shell: interpolation is no better than that
-_COVERAGE_FLOOR = 0.1  # of a shell's mean coverage; see `_covered`
+_COVERAGE_FLOOR = 0.1  # of a shell's mean, in the preconditioner
+_TOLERANCE = 1e-3  # relative, of conjugate gradients in the preconditioned norm
+_MOST_STEPS = 30
 _SSNR_FLOOR = 1e-2  # keeps a shell without measurable signal from being locked at zero
 
 
@@ -89,18 +92,18 @@ def maximise(
         if sums.class_mass[k] < min(CLASS_MASS_FLOOR, 0.5 * sums.particles):
             empty.append(k)
             continue
-        numerator = half_cube_adjoint(sums.numerator[k], grid)
-        denominator = sums.denominator[k]
-        power[k], ssnr[k] = _signal(numerator, denominator, noise, old.signal_power[k], grid)
+        numerator = half_cube_adjoint(sums.numerator[k], grid).astype(np.complex128)
+        operator = NormalOperator(sums.denominator[k], grid)
+        power[k], ssnr[k] = _signal(numerator, operator.diagonal, noise, old.signal_power[k], grid)
         if fixed_power is not None:
             power[k] = fixed_power[k]
         if config.update == "impute":
             full = sums.class_mass[k] * weight_maximum
-            before = grid.take(spectrum_of(old.volumes[k])) if old.volumes[k].any() else 0.0
-            average = (numerator + (full - denominator) * before) / full
+            before = grid.take(spectrum_of(old.volumes[k])).astype(np.complex128)
+            average = before + (numerator - operator(before)) / full
         else:
             prior = (noise / np.maximum(power[k], 1e-30))[grid.shells]
-            average = numerator / (_covered(denominator, grid) + prior)
+            average = _solve(operator, prior, numerator, grid)
         volumes[k] = finish_volume(volume_of(grid.put(average), grid.box), mask)
     model = Model(
         volumes=volumes,
@@ -167,21 +170,39 @@ def _signal(
     return power, ssnr
 
 
-def _covered(
-    denominator: npt.NDArray[np.float64], grid: FourierGrid
-) -> npt.NDArray[np.float64]:
-    """Denominators, at least `_COVERAGE_FLOOR` of their shell's mean.
+def _solve(
+    operator: NormalOperator,
+    prior: npt.NDArray[np.float64],
+    numerator: npt.NDArray[np.complex128],
+    grid: FourierGrid,
+) -> npt.NDArray[np.complex128]:
+    """``(T* W T + sigma^2 / tau^2) A = num`` by conjugate gradients, preconditioned by shells."""
+    multiplicity = grid.multiplicity.astype(np.float64)
 
-    Interpolation spreads strong components about one step wide in Fourier space. Where the wedges
-    of most particles coincide, that is all there is in the numerator, over a denominator of almost
-    nothing: components would explode, and poses that hide them in the wedge would be preferred.
-    """
-    sums = sum_over_shells(grid.shells, grid.multiplicity * denominator, grid.sum_shell + 1)
-    mean = sums / np.maximum(grid.shell_counts, 1.0)
-    covered: npt.NDArray[np.float64] = np.maximum(
-        denominator, _COVERAGE_FLOOR * mean[grid.shells]
-    )
-    return covered
+    def inner(a: npt.NDArray[np.complex128], b: npt.NDArray[np.complex128]) -> float:
+        return float((multiplicity * (a.conj() * b).real).sum())
+
+    diagonal = operator.diagonal
+    mean = sum_over_shells(grid.shells, multiplicity * diagonal, grid.sum_shell + 1)
+    mean /= np.maximum(grid.shell_counts, 1.0)
+    mean[0] = mean[1]  # the origin is not measured
+    inverse = 1.0 / (np.maximum(diagonal, _COVERAGE_FLOOR * mean[grid.shells]) + prior)
+    average = inverse * numerator
+    residual = numerator - operator(average) - prior * average
+    goal = _TOLERANCE**2 * inner(numerator, inverse * numerator)
+    direction = conditioned = inverse * residual
+    left = inner(residual, conditioned)
+    for _ in range(_MOST_STEPS):
+        if left <= goal:
+            break
+        turned = operator(direction) + prior * direction
+        step = left / inner(direction, turned)
+        average = average + step * direction
+        residual = residual - step * turned
+        conditioned = inverse * residual
+        before, left = left, inner(residual, conditioned)
+        direction = conditioned + (left / before) * direction
+    return average
 
 
 def finish_volume(

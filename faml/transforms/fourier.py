@@ -15,6 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+_PADDED_STEPS = 8.0
+"""Points of the padded spectrum per component."""
+_REACH_FULL, _REACH_NONE = 0.7, 0.95
+"""Distances in boxes to which point spread functions count in full, and not at all."""
+
 Scalar = TypeVar("Scalar", bound=np.inexact)
 
 __all__ = [
@@ -259,19 +264,87 @@ def half_cube_adjoint(
         In the precision of the accumulator.
     """
     edge = grid.work_edge
-    big_edge = 2 * edge
-    reach = grid.padded_reach
-    big = np.zeros((big_edge, big_edge, edge + 1), dtype=accumulator.dtype)
-    axis = np.arange(-reach, reach + 1) % big_edge
+    volume = scipy.fft.fftshift(_real_space(accumulator, grid))
+    start = edge - edge // 2
+    inner = volume[start : start + edge, start : start + edge, start : start + edge].copy()
+    spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(_apply_compensation(inner)))
+    return _PADDED_STEPS * spectrum.reshape(-1)[_work_indices(grid)]
+
+
+def _real_space(
+    accumulator: npt.NDArray[np.inexact], grid: FourierGrid
+) -> npt.NDArray[np.floating]:
+    """Inverse transform of an accumulator, ``(2m, 2m, 2m)`` for m = ``grid.work_edge``."""
+    edge, reach = grid.work_edge, grid.padded_reach
+    double = accumulator.dtype in (np.float64, np.complex128)
+    big = np.zeros((2 * edge, 2 * edge, edge + 1), np.complex128 if double else np.complex64)
+    axis = np.arange(-reach, reach + 1) % (2 * edge)
     big[axis[:, None], axis[None, :], : reach + 1] = accumulator
     # The inverse real transform takes the Hermitian part of this plane: half of the sum over both
     # members of each pair, which is what the full accumulator would hold.
     big[:, :, 0] *= 2.0
-    volume = scipy.fft.fftshift(scipy.fft.irfftn(big, s=(big_edge,) * 3))
-    start = edge - edge // 2
-    inner = volume[start : start + edge, start : start + edge, start : start + edge].copy()
-    spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(_apply_compensation(inner)))
-    return 8.0 * spectrum.reshape(-1)[_work_indices(grid)]
+    volume: npt.NDArray[np.floating] = scipy.fft.irfftn(big, s=(2 * edge,) * 3)
+    return volume
+
+
+class NormalOperator:
+    """``sum T* W T`` of all poses: what measuring with weights W and turning back does to a volume.
+
+    In real space it is a convolution with the sum of the turned point spread functions of W,
+    reaching twice as far as the volume does, so it is a product on the twofold padded spectrum.
+    Its diagonal alone will not do: a wedge is only a few steps wide near the origin, and there the
+    strong components next to it leak in.
+
+    Parameters
+    ----------
+    accumulator : (2q + 1, 2q + 1, q + 1) float
+        ``sum P R^-1 W`` scattered by `kernels.slicing.turn_back` with weights multiplicity / 2;
+        q = ``grid.padded_reach``.
+    grid : FourierGrid
+    """
+
+    def __init__(self, accumulator: npt.NDArray[np.floating], grid: FourierGrid) -> None:
+        self._grid = grid
+        edge = grid.work_edge
+        kernel = _real_space(accumulator.astype(np.float64), grid)
+        axis = scipy.fft.fftfreq(2 * edge)  # distance in boxes, halved
+        kernel *= _outer(1.0 / np.sinc(axis) ** 2)
+        distance = 2.0 * np.sqrt(
+            axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
+        )
+        # Data are periodic in the box: a distance of one box looks like none.
+        ramp = np.clip((distance - _REACH_FULL) / (_REACH_NONE - _REACH_FULL), 0.0, 1.0)
+        kernel *= 0.5 + 0.5 * np.cos(np.pi * ramp)
+        spectrum = _PADDED_STEPS * scipy.fft.rfftn(kernel).real
+        self._spectrum = np.maximum(spectrum, 0.0)  # cut off kernels overshoot
+
+    @property
+    def diagonal(self) -> npt.NDArray[np.float64]:
+        """Weight at the points of the grid, (J,) float64."""
+        edge = 2 * self._grid.work_edge
+        k = 2 * self._grid.points.astype(np.int64)
+        flat = (k[:, 2] % edge * edge + k[:, 1] % edge) * (edge // 2 + 1) + k[:, 0]
+        values: npt.NDArray[np.float64] = self._spectrum.reshape(-1)[flat]
+        return values
+
+    def __call__(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
+        """Applied to components at the points of the grid, (J,) complex128."""
+        edge = self._grid.work_edge
+        volume = scipy.fft.irfftn(_embed(values, self._grid), s=(edge,) * 3)
+        big = np.zeros((2 * edge,) * 3)
+        inner = (slice(edge - edge // 2, edge - edge // 2 + edge),) * 3
+        big[inner] = scipy.fft.fftshift(volume)
+        turned = scipy.fft.irfftn(scipy.fft.rfftn(big) * self._spectrum, s=(2 * edge,) * 3)
+        spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(turned[inner]))
+        out: npt.NDArray[np.complex128] = spectrum.reshape(-1)[_work_indices(self._grid)]
+        return out
+
+
+def _outer(axis: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    product: npt.NDArray[np.float64] = (
+        axis[:, None, None] * axis[None, :, None] * axis[None, None, :]
+    )
+    return product
 
 
 def _work_indices(grid: FourierGrid) -> npt.NDArray[np.int64]:
@@ -280,8 +353,8 @@ def _work_indices(grid: FourierGrid) -> npt.NDArray[np.int64]:
     return (k[:, 2] % edge * edge + k[:, 1] % edge) * (edge // 2 + 1) + k[:, 0]
 
 
-def _embed(values: npt.NDArray[np.complex64], grid: FourierGrid) -> npt.NDArray[np.complex64]:
+def _embed(values: npt.NDArray[Scalar], grid: FourierGrid) -> npt.NDArray[Scalar]:
     edge = grid.work_edge
-    out = np.zeros((edge, edge, edge // 2 + 1), dtype=np.complex64)
+    out = np.zeros((edge, edge, edge // 2 + 1), dtype=values.dtype)
     out.reshape(-1)[_work_indices(grid)] = values
     return out
