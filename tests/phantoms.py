@@ -59,23 +59,24 @@ def simulated(
     shifts=1.5,
     phantom_seeds=(0,),
     phantom=None,
+    turns=None,
 ):
     """Particles ``y = W (R A) + noise`` made in Fourier space, with their truth.
 
     Noise has variance ``sigma^2 W``; the set reads volumes whose spectra are y. ``phantom`` holds
-    further arguments of `blobs`.
+    further arguments of `blobs`; rotations are random unless ``turns``, (count, 3, 3), are given.
     """
     rng = np.random.default_rng(seed)
     half = np.ones((n, n, n // 2 + 1), np.float32) if weight is None else weight
-    turns, moves, volumes, labels = [], [], [], []
+    moves, volumes, labels = [], [], []
+    if turns is None:
+        turns = [Rotation.from_quat(rng.normal(size=4)).as_matrix() for _ in range(count)]
     for i in range(count):
         label = i % len(phantom_seeds)
-        turn = Rotation.from_quat(rng.normal(size=4)).as_matrix()
         move = rng.uniform(-shifts, shifts, 3)
-        clean = spectrum_of(blobs(n, turn, move, seed=phantom_seeds[label], **(phantom or {})))
+        clean = spectrum_of(blobs(n, turns[i], move, seed=phantom_seeds[label], **(phantom or {})))
         dirt = spectrum_of(rng.normal(scale=noise, size=(n, n, n)).astype(np.float32))
         volumes.append(volume_of((half * clean + np.sqrt(half) * dirt).astype(np.complex64), n))
-        turns.append(turn)
         moves.append(move)
         labels.append(label)
     particles = ParticleSet.from_arrays(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from phantoms import DETAILED, blobs, simulated
+from scipy.spatial.transform import Rotation
 from scipy.special import logsumexp, softmax
 
 from faml.config import EmConfig, build_config
@@ -75,8 +76,6 @@ def test_true_pose_has_the_expected_residual_and_beats_others(n, kind):
     particle = particle_at(particles, grid)
     pose = particle.previous
     rng = np.random.default_rng(0)
-    from scipy.spatial.transform import Rotation
-
     others = Rotation.random(20, rng=rng).as_matrix()
     support = PoseSupport(
         classes=np.zeros(21, np.int64),
@@ -102,8 +101,6 @@ def test_posterior_matches_direct_sums_and_normalises():
     references = References(model, grid, 8)
     particle = particle_at(particles, grid)
     rng = np.random.default_rng(1)
-    from scipy.spatial.transform import Rotation
-
     support = PoseSupport(
         classes=np.zeros(6, np.int64),
         rotations=Rotation.random(6, rng=rng).as_matrix(),
@@ -158,7 +155,8 @@ def penalised_objective(views, references, supports, model, grid):
         average = grid.take(spectrum_of(model.volumes[k]))
         prior = model.signal_power[k][grid.shells]
         inner = slice(0, grid.align_count)
-        value -= 0.5 * float((grid.multiplicity * np.abs(average) ** 2 / prior)[inner].sum())
+        power = grid.multiplicity * np.abs(average.astype(np.complex128)) ** 2 / prior
+        value -= 0.5 * float(power[inner].sum())
     return value
 
 
@@ -166,16 +164,14 @@ def penalised_objective(views, references, supports, model, grid):
 def test_penalised_objective_never_falls_at_fixed_support(kind):
     """EM is monotone here up to interpolation.
 
-    `den` is only the diagonal of the normal operator and trilinear slices are not exactly unitary:
-    a fall of up to 2e-3 of the rise of the first step is allowed, no more.
+    Slices are trilinear while the M-step solves for exact ones: a fall of up to 5e-4 of the rise
+    of the first step is allowed, no more.
     """
     n = 18
     weight = wedge_weight(n, (-50, 70)) if kind == "wedge" else soft_weight(n)
     particles, _ = simulated(n=n, count=10, noise=1.0, weight=weight, seed=6)
     grid = fourier_grid(n, 6, 6)
     rng = np.random.default_rng(2)
-    from scipy.spatial.transform import Rotation
-
     supports = []
     for i in range(10):
         near = rotations_within(Rotation.from_matrix(particles.poses.rotations[i]), 0.5, 4, rng)
@@ -202,7 +198,63 @@ def test_penalised_objective_never_falls_at_fixed_support(kind):
         model = replace(model, volumes=step.model.volumes)
     steps = np.diff(values)
     assert steps[0] > 0
-    assert (steps > -2e-3 * steps[0]).all()
+    assert (steps > -5e-4 * steps[0]).all()
+
+
+def in_cone(n, degrees):
+    """Components within an angle of the z axis, and their shells."""
+    k = np.stack(np.meshgrid(*[np.fft.fftfreq(n, 1 / n)] * 3, indexing="ij"))
+    radius = np.sqrt((k**2).sum(axis=0))
+    cone = np.abs(k[0]) >= np.cos(np.deg2rad(degrees)) * np.maximum(radius, 1e-9)
+    return cone, np.floor(radius + 0.5)
+
+
+@pytest.mark.parametrize("n", [23, 24])
+def test_average_is_right_where_few_wedges_let_see(n):
+    """Dividing by the diagonal weight alone is wrong by much more than the signal itself here.
+
+    Strong components leaked into the hidden directions, the search preferred poses that hide them,
+    and wedges gathered around one axis until a class was lost.
+    """
+    rng = np.random.default_rng(4)
+    turns = Rotation.random(40, rng=rng).as_matrix()
+    turns[:32] = rotations_within(Rotation.identity(), 0.3, 32, rng).as_matrix()
+    weight = wedge_weight(n, (-50, 55))
+    phantom = {"count": 10, "spread": 0.12, "sigma": 0.045}
+    particles, _ = simulated(
+        n=n, count=40, noise=0.01, weight=weight, seed=5, turns=turns, phantom=phantom
+    )
+    grid = fourier_grid(n, 7, 9)
+    model = true_model(particles, 0.01)
+    references, sums = References(model, grid, 8), Statistics.zeros(1, grid, total=True)
+    for i in range(40):
+        particle = particle_at(particles, grid, i)
+        support = PoseSupport.single(particle.previous)
+        accumulate(particle, references, support, np.zeros(1), sums)
+    step = maximise(
+        sums, model, grid, EmConfig(), weight_maximum=1.0, mask=None,
+        fixed_power=np.full_like(model.signal_power, 1e3), fixed_noise=model.noise_variance,
+    )  # fmt: skip
+    truth = np.fft.fftn(np.fft.ifftshift(blobs(n, **phantom)))
+    found = np.fft.fftn(np.fft.ifftshift(step.model.volumes[0]))
+    cone, shells = in_cone(n, 25)
+    for low, high in ((1, 2), (3, 4), (5, 6)):
+        seen = cone & (shells >= low) & (shells <= high)
+        error = np.linalg.norm((found - truth)[seen]) / np.linalg.norm(truth[seen])
+        assert error < 0.2, (low, high)
+
+
+def test_mean_of_a_box_is_no_datum():
+    """Whatever constant a program adds to its boxes, the average is the same."""
+    particles, _ = simulated(n=20, count=6, noise=0.2, weight=wedge_weight(20, (-60, 60)), seed=8)
+    volumes = np.stack([particles.volumes.read(i) for i in range(6)])
+    shifted = ParticleSet.from_arrays(
+        volumes + np.linspace(-3, 3, 6, dtype=np.float32)[:, None, None, None],
+        wedge_weight(20, (-60, 60))[None], voxel_size_angstrom=10.0, poses=particles.poses,
+    )  # fmt: skip
+    config = build_config(em={"start": "poses", "iterations": 0})
+    one, two = (next(iter(EmRun(p, config).states())).model.volumes for p in (particles, shifted))
+    np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(one).max())
 
 
 def test_ratio_and_impute_share_their_fixed_point():
@@ -509,9 +561,9 @@ def test_order_of_particles_does_not_matter(strategy):
     )
     *_, a = EmRun(particles, config).states()
     *_, b = EmRun(particles.subset(order), config).states()
-    # One rounding error per particle and sum, carried through two iterations.
+    # Rounding decides in which step conjugate gradients reach their tolerance of 1e-4.
     np.testing.assert_allclose(
-        a.model.volumes, b.model.volumes, atol=1e3 * EPS * np.abs(a.model.volumes).max()
+        a.model.volumes, b.model.volumes, atol=1e-3 * np.abs(a.model.volumes).max()
     )
     # Log-likelihoods are sums of a thousand float32 terms of order one.
     np.testing.assert_allclose(

@@ -11,14 +11,17 @@ from scipy.spatial.transform import Rotation
 
 from faml.conventions import rotation_angle_deg
 from faml.kernels.residuals import phase_factors
-from faml.kernels.slicing import slice_spectrum, turn_back
+from faml.kernels.slicing import rotate_weight, slice_spectrum, turn_back
+from faml.particles import wedge_weight
 from faml.transforms.fourier import (
+    NormalOperator,
     even_fast_length,
     fourier_grid,
     full_resolution_shell,
     half_cube,
     half_cube_adjoint,
     padded_half_cube,
+    padded_weight,
     spectrum_of,
     volume_of,
 )
@@ -255,6 +258,52 @@ def test_equal_scores_have_no_peaks(score):
     so3 = so3_correlation(4)
     peaks, values = so3.peaks(np.full(so3.shape, score, np.float32), 5, 0.1)
     assert len(peaks) == len(values) == 0
+
+
+@pytest.mark.parametrize("n", [16, 17])
+def test_normal_operator_matches_direct_sums(n):
+    """Measured with W at exact rotated frequencies and turned back, by sums over all voxels."""
+    rng = np.random.default_rng(21)
+    grid = fourier_grid(n, 5, 6)
+    near = rotations_within(Rotation.identity(), 0.3, 4, rng)  # wedges that hide the same
+    turns = Rotation.concatenate([near, Rotation.random(3, rng=rng)]).as_matrix()
+    wedge = grid.take(wedge_weight(n, (-45, 65)).astype(np.complex64)).real
+    weight = (wedge * rng.uniform(0.5, 1.5, len(wedge))).astype(np.float32)
+    cube, gathered = padded_weight(weight, grid), np.zeros(len(grid.weight_points))
+    weight[grid.shells == 0] = 0.0  # the mean of a box is no datum
+    volume = blobs(n, count=6, spread=0.1, sigma=0.07)
+    voxels = np.stack([a.ravel() for a in np.indices((n, n, n))[::-1] - n // 2]).astype(float)
+    exact = np.zeros(n**3)
+    for turn in turns:
+        rotate_weight(cube, grid.weight_points, turn, 1.0, gathered)
+        waves = np.exp(2j * np.pi / n * (grid.points.astype(float) @ turn) @ voxels)
+        exact += ((grid.multiplicity * weight * (waves.conj() @ volume.ravel())) @ waves).real
+    operator = NormalOperator(gathered, grid)
+    exact = grid.take(spectrum_of((exact / n**3).reshape(n, n, n).astype(np.float32)))
+    exact = operator.confine(exact.astype(complex))
+    found = operator(grid.take(spectrum_of(volume)).astype(complex))
+    # Trilinear interpolation of W on the twofold padded grid.
+    assert np.linalg.norm(found - exact) < 0.03 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("n", [16, 17])
+def test_normal_operator_is_symmetric(n):
+    rng = np.random.default_rng(22)
+    grid = fourier_grid(n, 5, 6)
+    cube = padded_weight(grid.take(wedge_weight(n, (-45, 65)).astype(np.complex64)).real, grid)
+    gathered = np.zeros(len(grid.weight_points))
+    rotate_weight(cube, grid.weight_points, random_rotations(1, rng).as_matrix()[0], 1.0, gathered)
+    operator = NormalOperator(gathered, grid)
+    a, b = (
+        grid.take(spectrum_of(v)).astype(complex)
+        for v in rng.normal(size=(2, n, n, n)).astype(np.float32)
+    )
+
+    def inner(left, right):
+        return float((grid.multiplicity * (left.conj() * right).real).sum())
+
+    assert inner(a, operator(b)) == pytest.approx(inner(operator(a), b), rel=1e-6)
+    assert inner(a, operator(a)) > 0
 
 
 def test_fast_lengths():

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from faml.em.statistics import Statistics
 from faml.kernels.residuals import phase_factors, shell_residual
-from faml.kernels.slicing import turn_back
+from faml.kernels.slicing import rotate_weight, turn_back
 from faml.particles.view import Particle
 from faml.references import PADDING, References
 from faml.strategies.base import PoseSupport
@@ -151,7 +151,8 @@ def accumulate(
     grid = references.grid
     count = len(grid.points)
     weight = particle.weight.values
-    # The mean of a box says nothing about the particle in it.
+    spread = grid.weight_points
+    # As in `padded_weight`: the mean of a box is no datum.
     scatter = np.where(grid.shells > 0, 0.5 * grid.multiplicity, np.float32(0.0))
     for i, mass in _kept(log_posterior):
         k, rotation = int(support.classes[i]), support.rotations[i]
@@ -165,7 +166,7 @@ def accumulate(
         share = scatter * np.float32(mass)
         shifted_back = particle.data * phases.conj()
         turn_back(shifted_back, grid.points, share, rotation, PADDING, sums.numerator[k])
-        turn_back(weight, grid.points, share, rotation, PADDING, sums.denominator[k])
+        rotate_weight(particle.weight.padded, spread, rotation, mass, sums.denominator[k])
         sums.class_mass[k] += mass
         sums.shift_square += mass * float(support.translations[i] @ support.translations[i])
     sums.observed += particle.weight.observed

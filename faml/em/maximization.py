@@ -6,6 +6,7 @@ paper's Eq. 10, which fills unobserved components from the old average.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,10 @@ CLASS_MASS_FLOOR = 0.5
 """A class with less posterior mass than this many particles keeps its old average."""
 _NOISE_FLOOR = 1e-3  # of the data's power per shell: interpolation is no better than that
 _COVERAGE_FLOOR = 0.1  # of a shell's mean, in the preconditioner
-_TOLERANCE = 1e-3  # relative, of conjugate gradients in the preconditioned norm
-_MOST_STEPS = 30
+_OPERATOR_ERROR = 2e-2  # of a shell's mean weight: what is less certain is not solved for
+_SOLVENT_FROM, _SOLVENT_TO = 0.4, 0.46  # radii in boxes, where there is no mask
+_TOLERANCE = 1e-4  # relative, of conjugate gradients in the preconditioned norm
+_MOST_STEPS = 60
 _SSNR_FLOOR = 1e-2  # keeps a shell without measurable signal from being locked at zero
 
 
@@ -100,10 +103,11 @@ def maximise(
         if config.update == "impute":
             full = sums.class_mass[k] * weight_maximum
             before = grid.take(spectrum_of(old.volumes[k])).astype(np.complex128)
-            average = before + (numerator - operator(before)) / full
+            step = (operator.confine(numerator) - operator(before)) / full
+            average = operator.confine(before + step)
         else:
             prior = (noise / np.maximum(power[k], 1e-30))[grid.shells]
-            average = _solve(operator, prior, numerator, grid)
+            average = _wiener(operator, prior, numerator, grid, mask)
         volumes[k] = finish_volume(volume_of(grid.put(average), grid.box), mask)
     model = Model(
         volumes=volumes,
@@ -170,13 +174,19 @@ def _signal(
     return power, ssnr
 
 
-def _solve(
+def _wiener(
     operator: NormalOperator,
     prior: npt.NDArray[np.float64],
     numerator: npt.NDArray[np.complex128],
     grid: FourierGrid,
+    mask: npt.NDArray[np.float32] | None,
 ) -> npt.NDArray[np.complex128]:
-    """``(T* W T + sigma^2 / tau^2) A = num`` by conjugate gradients, preconditioned by shells."""
+    """``A = num / (den + sigma^2 / tau^2)``, with all of the normal operator for den.
+
+    The origin is no datum, yet its neighbours depend on it. It is given a value with the weight of
+    its neighbours: the one at which the solvent has zero mean. As solutions are linear in it, that
+    takes the solution for zero and the response to a unit.
+    """
     multiplicity = grid.multiplicity.astype(np.float64)
 
     def inner(a: npt.NDArray[np.complex128], b: npt.NDArray[np.complex128]) -> float:
@@ -185,24 +195,60 @@ def _solve(
     diagonal = operator.diagonal
     mean = sum_over_shells(grid.shells, multiplicity * diagonal, grid.sum_shell + 1)
     mean /= np.maximum(grid.shell_counts, 1.0)
-    mean[0] = mean[1]  # the origin is not measured
+    mean[0] = mean[1]
+    prior = prior + _OPERATOR_ERROR * mean[grid.shells]
     inverse = 1.0 / (np.maximum(diagonal, _COVERAGE_FLOOR * mean[grid.shells]) + prior)
-    average = inverse * numerator
-    residual = numerator - operator(average) - prior * average
-    goal = _TOLERANCE**2 * inner(numerator, inverse * numerator)
+    unit = operator.confine((grid.shells == 0).astype(np.complex128))
+
+    def left_side(values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
+        return operator(values) + prior * values + mean[0] * inner(unit, values) * unit
+
+    average, response = (
+        operator.confine(_conjugate_gradients(left_side, right_side, inverse, inner))
+        for right_side in (operator.confine(numerator), mean[0] * unit)
+    )
+    outside = _solvent(grid.box, mask)
+    there, per_unit = (
+        float((volume_of(grid.put(part), grid.box) * outside).sum(dtype=np.float64))
+        for part in (average, response)
+    )
+    return average - (there / per_unit) * response if per_unit else average
+
+
+def _conjugate_gradients(
+    left_side: Callable[[npt.NDArray[np.complex128]], npt.NDArray[np.complex128]],
+    right_side: npt.NDArray[np.complex128],
+    inverse: npt.NDArray[np.float64],
+    inner: Callable[[npt.NDArray[np.complex128], npt.NDArray[np.complex128]], float],
+) -> npt.NDArray[np.complex128]:
+    """Solution of a symmetric positive system, preconditioned by a diagonal.
+
+    Parameters
+    ----------
+    left_side : callable
+        (J,) complex128 to (J,) complex128.
+    right_side : (J,) complex128
+    inverse : (J,) float64
+        Preconditioner.
+    inner : callable
+        Inner product in which both are symmetric.
+    """
+    solution = inverse * right_side
+    goal = _TOLERANCE**2 * inner(right_side, solution)
+    residual = right_side - left_side(solution)
     direction = conditioned = inverse * residual
     left = inner(residual, conditioned)
     for _ in range(_MOST_STEPS):
         if left <= goal:
             break
-        turned = operator(direction) + prior * direction
+        turned = left_side(direction)
         step = left / inner(direction, turned)
-        average = average + step * direction
+        solution = solution + step * direction
         residual = residual - step * turned
         conditioned = inverse * residual
         before, left = left, inner(residual, conditioned)
         direction = conditioned + (left / before) * direction
-    return average
+    return solution
 
 
 def finish_volume(
@@ -213,14 +259,19 @@ def finish_volume(
     The origin of Fourier space is in no likelihood; the surroundings of the particle fix it, which
     also keeps the volume compact enough to be interpolated in Fourier space.
     """
-    n = volume.shape[0]
-    outside = 1.0 - (soft_sphere(n, 0.5 * n - 2.0, 1.0) if mask is None else mask)
+    outside = _solvent(volume.shape[0], mask)
     total = float(outside.sum(dtype=np.float64))
     if total > 0:
         volume = volume - np.float32((volume * outside).sum(dtype=np.float64) / total)
     if mask is not None:
         volume = volume * mask
     return volume.astype(np.float32, copy=False)
+
+
+def _solvent(n: int, mask: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    """Where there is no particle, within the ball that averages are confined to."""
+    inside = soft_sphere(n, _SOLVENT_FROM * n, 1.0) if mask is None else mask
+    return np.maximum(soft_sphere(n, _SOLVENT_TO * n, 1.0) - inside, 0.0)
 
 
 def soft_sphere(n: int, radius_voxels: float, edge_voxels: float) -> npt.NDArray[np.float32]:

@@ -14,14 +14,14 @@ __all__ = ["Statistics"]
 
 @dataclass
 class Statistics:
-    """Sums over particles and poses. Partial sums of a chunk are in single precision.
+    """Sums over particles and poses. Partial sums of a chunk are complex64, totals complex128.
 
     Attributes
     ----------
     numerator : (K, 2q + 1, 2q + 1, q + 1) complex
         ``sum P R^-1 y`` on the padded half-cube.
-    denominator : (K, 2q + 1, 2q + 1, q + 1) float
-        ``sum P R^-1 W`` likewise.
+    denominator : (K, P) float64
+        ``sum P R^-1 W`` at `FourierGrid.weight_points`.
     class_mass : (K,) float64
         ``sum P``.
     residual, observed, power : (S,) float64
@@ -44,13 +44,13 @@ class Statistics:
 
     @classmethod
     def zeros(cls, classes: int, grid: FourierGrid, *, total: bool) -> Statistics:
-        """Empty sums; ``total`` chooses double precision throughout."""
+        """Empty sums; ``total`` chooses double precision for the numerator."""
         q = grid.padded_reach
         shape = (classes, 2 * q + 1, 2 * q + 1, q + 1)
         shells = grid.sum_shell + 1
         return cls(
             numerator=np.zeros(shape, dtype=np.complex128 if total else np.complex64),
-            denominator=np.zeros(shape, dtype=np.float64 if total else np.float32),
+            denominator=np.zeros((classes, len(grid.weight_points))),
             class_mass=np.zeros(classes),
             residual=np.zeros(shells),
             observed=np.zeros(shells),

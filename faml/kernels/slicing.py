@@ -12,7 +12,7 @@ import numpy as np
 from faml.kernels._jit import kernel
 from faml.kernels.interpolation import cell, trilinear
 
-__all__ = ["slice_spectrum", "turn_back"]
+__all__ = ["rotate_weight", "slice_spectrum", "turn_back"]
 
 
 @kernel
@@ -61,15 +61,15 @@ def turn_back(values, points, weights, rotation, scale, accumulator):
 
     Parameters
     ----------
-    values : (J,) complex64 or float32
-        Data terms, already shifted back; or weights W.
+    values : (J,) complex64
+        Data terms, already shifted back.
     points : (J, 3) float32
     weights : (J,) float32
         Multiplicity of the component times anything else that scales it.
     rotation : (3, 3) float64
         R of the pose.
     scale : float
-    accumulator : (2q + 1, 2q + 1, q + 1), of the type of `values`
+    accumulator : (2q + 1, 2q + 1, q + 1) complex64
         Added to.
     """
     q = accumulator.shape[2] - 1
@@ -86,7 +86,7 @@ def turn_back(values, points, weights, rotation, scale, accumulator):
         value = weights[j] * values[j]
         if x < 0:
             x, y, z = -x, -y, -z
-            value = np.conj(value)
+            value = value.conjugate()
         a, fx, fy, fz = cell(x, y, z, q, 1)
         gx, gy, gz = one - fx, one - fy, one - fz
         for corner, weight in (
@@ -97,3 +97,36 @@ def turn_back(values, points, weights, rotation, scale, accumulator):
         ):
             flat[corner] += (weight * gx) * value
             flat[corner + step] += (weight * fx) * value
+
+
+@kernel
+def rotate_weight(weight, points, rotation, factor, out):
+    """Add ``factor * W(R k)`` to ``out``: the weight turned back into the reference's frame.
+
+    Gathered rather than scattered: scattering W would fold the repetitions of its point spread
+    function into the box (see ARCHITECTURE.md).
+
+    Parameters
+    ----------
+    weight : (2q + 1, 2q + 1, q + 1) float32
+        Centred half-cube, Friedel symmetric; needs ``q > |k|``.
+    points : (P, 3) float32
+        In steps of the half-cube.
+    rotation : (3, 3) float64
+        R of the pose.
+    factor : float
+    out : (P,) float64
+        Added to.
+    """
+    q = weight.shape[2] - 1
+    flat = weight.reshape(-1)
+    r = rotation.astype(np.float32)
+    for j in range(points.shape[0]):
+        px, py, pz = points[j, 0], points[j, 1], points[j, 2]
+        x = r[0, 0] * px + r[0, 1] * py + r[0, 2] * pz
+        y = r[1, 0] * px + r[1, 1] * py + r[1, 2] * pz
+        z = r[2, 0] * px + r[2, 1] * py + r[2, 2] * pz
+        if x < 0:
+            x, y, z = -x, -y, -z
+        corner, fx, fy, fz = cell(x, y, z, q, 1)
+        out[j] += factor * trilinear(flat, corner, fx, fy, fz, q, 1)

@@ -12,11 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from faml.particles.particle_set import ParticleSet
-from faml.transforms.fourier import FourierGrid, half_cube, padded_half_cube, sum_over_shells
+from faml.transforms.fourier import (
+    FourierGrid,
+    half_cube,
+    padded_half_cube,
+    padded_weight,
+    sum_over_shells,
+)
 
 __all__ = ["Particle", "ParticleViews", "Pose", "WeightView"]
 
-_WEIGHTS_KEPT = 64
+_WEIGHTS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class WeightView:
     values : (J,) float32
     cube : (2q + 1, 2q + 1, q + 1) float32
         q = ``grid.weight_reach``.
+    padded : (2q + 1, 2q + 1, q + 1) float32
+        q = ``grid.padded_reach``; see `padded_weight`.
     observed : (S,) float64
         Components of the full sphere with W > 0 per shell.
     """
@@ -55,6 +63,7 @@ class WeightView:
     index: int
     values: npt.NDArray[np.float32]
     cube: npt.NDArray[np.float32]
+    padded: npt.NDArray[np.float32]
     observed: npt.NDArray[np.float64]
 
 
@@ -131,7 +140,7 @@ class ParticleViews:
             grid.shells, np.where(values > 0, grid.multiplicity, 0.0), grid.sum_shell + 1
         )
         cube = half_cube(weight, grid.weight_reach).astype(np.float32)
-        return WeightView(index, values, cube, observed)
+        return WeightView(index, values, cube, padded_weight(values, grid), observed)
 
     def particle(self, index: int, previous: Pose, classes: Iterable[int] = (0,)) -> Particle:
         """Read one particle, to be searched in ``classes``, and reduce it to the grid."""

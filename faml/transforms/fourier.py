@@ -8,17 +8,17 @@ at the points of a `FourierGrid`. Coefficients always keep the scale of the full
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-_PADDED_STEPS = 8.0
-"""Points of the padded spectrum per component."""
-_REACH_FULL, _REACH_NONE = 0.7, 0.95
+_REACH_FULL, _REACH_NONE = 0.75, 1.0
 """Distances in boxes to which point spread functions count in full, and not at all."""
+_BALL_FULL, _BALL_NONE = 0.46, 0.5
+"""The same of volumes, from the centre."""
 
 Scalar = TypeVar("Scalar", bound=np.inexact)
 
@@ -133,6 +133,18 @@ class FourierGrid:
     def padded_reach(self) -> int:
         """Q of the half-cubes of padded spectra."""
         return 2 * self.sum_shell + 2
+
+    @cached_property
+    def weight_points(self) -> npt.NDArray[np.float32]:
+        """Half-space points of the padded spectrum within the last shell, (P, 3) float32.
+
+        kx, ky, kz in steps of the padded spectrum, 1/(2n).
+        """
+        reach = self.padded_reach
+        axis = np.arange(-reach, reach + 1)
+        kz, ky, kx = np.meshgrid(axis, axis, axis[reach:], indexing="ij")
+        inside = kz**2 + ky**2 + kx**2 < reach**2
+        return np.stack([kx[inside], ky[inside], kz[inside]], axis=1).astype(np.float32)
 
     @property
     def shell_counts(self) -> npt.NDArray[np.float64]:
@@ -264,27 +276,19 @@ def half_cube_adjoint(
         In the precision of the accumulator.
     """
     edge = grid.work_edge
-    volume = scipy.fft.fftshift(_real_space(accumulator, grid))
-    start = edge - edge // 2
-    inner = volume[start : start + edge, start : start + edge, start : start + edge].copy()
-    spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(_apply_compensation(inner)))
-    return _PADDED_STEPS * spectrum.reshape(-1)[_work_indices(grid)]
-
-
-def _real_space(
-    accumulator: npt.NDArray[np.inexact], grid: FourierGrid
-) -> npt.NDArray[np.floating]:
-    """Inverse transform of an accumulator, ``(2m, 2m, 2m)`` for m = ``grid.work_edge``."""
-    edge, reach = grid.work_edge, grid.padded_reach
-    double = accumulator.dtype in (np.float64, np.complex128)
-    big = np.zeros((2 * edge, 2 * edge, edge + 1), np.complex128 if double else np.complex64)
-    axis = np.arange(-reach, reach + 1) % (2 * edge)
+    big_edge = 2 * edge
+    reach = grid.padded_reach
+    big = np.zeros((big_edge, big_edge, edge + 1), dtype=accumulator.dtype)
+    axis = np.arange(-reach, reach + 1) % big_edge
     big[axis[:, None], axis[None, :], : reach + 1] = accumulator
     # The inverse real transform takes the Hermitian part of this plane: half of the sum over both
     # members of each pair, which is what the full accumulator would hold.
     big[:, :, 0] *= 2.0
-    volume: npt.NDArray[np.floating] = scipy.fft.irfftn(big, s=(2 * edge,) * 3)
-    return volume
+    volume = scipy.fft.fftshift(scipy.fft.irfftn(big, s=(big_edge,) * 3))
+    start = edge - edge // 2
+    inner = volume[start : start + edge, start : start + edge, start : start + edge].copy()
+    spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(_apply_compensation(inner)))
+    return 8.0 * spectrum.reshape(-1)[_work_indices(grid)]
 
 
 class NormalOperator:
@@ -297,59 +301,123 @@ class NormalOperator:
 
     Parameters
     ----------
-    accumulator : (2q + 1, 2q + 1, q + 1) float
-        ``sum P R^-1 W`` scattered by `kernels.slicing.turn_back` with weights multiplicity / 2;
-        q = ``grid.padded_reach``.
+    weight_sum : (P,) float64
+        ``sum P R^-1 W`` at ``grid.weight_points``, gathered from `padded_weight`.
     grid : FourierGrid
     """
 
-    def __init__(self, accumulator: npt.NDArray[np.floating], grid: FourierGrid) -> None:
+    def __init__(self, weight_sum: npt.NDArray[np.float64], grid: FourierGrid) -> None:
         self._grid = grid
         edge = grid.work_edge
-        kernel = _real_space(accumulator.astype(np.float64), grid)
-        axis = scipy.fft.fftfreq(2 * edge)  # distance in boxes, halved
-        kernel *= _outer(1.0 / np.sinc(axis) ** 2)
-        distance = 2.0 * np.sqrt(
-            axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
-        )
-        # Data are periodic in the box: a distance of one box looks like none.
-        ramp = np.clip((distance - _REACH_FULL) / (_REACH_NONE - _REACH_FULL), 0.0, 1.0)
-        kernel *= 0.5 + 0.5 * np.cos(np.pi * ramp)
-        spectrum = _PADDED_STEPS * scipy.fft.rfftn(kernel).real
-        self._spectrum = np.maximum(spectrum, 0.0)  # cut off kernels overshoot
+        self._spectrum = np.zeros((2 * edge, 2 * edge, edge + 1))
+        flat = self._spectrum.reshape(-1)
+        axis = scipy.fft.fftfreq(edge)
+        self._ball = _fade(_distances(axis), _BALL_FULL, _BALL_NONE)
+        flat[_flat_indices(grid.weight_points, 2 * edge)] = weight_sum
 
     @property
     def diagonal(self) -> npt.NDArray[np.float64]:
         """Weight at the points of the grid, (J,) float64."""
-        edge = 2 * self._grid.work_edge
-        k = 2 * self._grid.points.astype(np.int64)
-        flat = (k[:, 2] % edge * edge + k[:, 1] % edge) * (edge // 2 + 1) + k[:, 0]
-        values: npt.NDArray[np.float64] = self._spectrum.reshape(-1)[flat]
+        flat = _flat_indices(2.0 * self._grid.points, 2 * self._grid.work_edge)
+        # Spectra of cut off spread functions ring; where there is no weight, also below zero.
+        values: npt.NDArray[np.float64] = np.maximum(self._spectrum.reshape(-1)[flat], 0.0)
         return values
 
-    def __call__(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
-        """Applied to components at the points of the grid, (J,) complex128."""
+    def confine(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
+        """Only what lies in the ball that the box holds; (J,) complex128.
+
+        Turned-back data repeat with the box, in every orientation at another place: beyond the
+        ball there is a mixture of repetitions that no volume explains.
+        """
         edge = self._grid.work_edge
         volume = scipy.fft.irfftn(_embed(values, self._grid), s=(edge,) * 3)
+        return self._components(volume)
+
+    def __call__(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
+        """Applied to what lies in the ball, and confined again; (J,) complex128."""
+        edge = self._grid.work_edge
         big = np.zeros((2 * edge,) * 3)
         inner = (slice(edge - edge // 2, edge - edge // 2 + edge),) * 3
-        big[inner] = scipy.fft.fftshift(volume)
+        big[inner] = scipy.fft.fftshift(self._volume(values))
         turned = scipy.fft.irfftn(scipy.fft.rfftn(big) * self._spectrum, s=(2 * edge,) * 3)
-        spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(turned[inner]))
+        return self._components(scipy.fft.ifftshift(turned[inner]))
+
+    def _volume(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
+        edge = self._grid.work_edge
+        volume: npt.NDArray[np.float64] = scipy.fft.irfftn(
+            _embed(values, self._grid), s=(edge,) * 3
+        )
+        return volume * self._ball
+
+    def _components(self, volume: npt.NDArray[np.float64]) -> npt.NDArray[np.complex128]:
+        spectrum = scipy.fft.rfftn(volume * self._ball)
         out: npt.NDArray[np.complex128] = spectrum.reshape(-1)[_work_indices(self._grid)]
         return out
 
 
-def _outer(axis: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    product: npt.NDArray[np.float64] = (
-        axis[:, None, None] * axis[None, :, None] * axis[None, None, :]
+def padded_weight(values: npt.NDArray[np.float32], grid: FourierGrid) -> npt.NDArray[np.float32]:
+    """Spectrum of W's point spread function on the twofold padded grid, for `rotate_weight`.
+
+    Data are known at the components of the grid only, so their point spread function repeats with
+    the box. It is cut off softly before one box, and compensated for trilinear interpolation.
+    The origin has no weight: the mean of a box says nothing about the particle in it.
+
+    Parameters
+    ----------
+    values : (J,) float32
+        W at the points of the grid.
+    grid : FourierGrid
+
+    Returns
+    -------
+    (2q + 1, 2q + 1, q + 1) float32
+        q = ``grid.padded_reach``.
+    """
+    edge = even_fast_length(2 * grid.sum_shell + 2)
+    spectrum = np.zeros((edge, edge, edge // 2 + 1), dtype=np.float32)
+    values = np.where(grid.shells > 0, values, np.float32(0.0))
+    spectrum.reshape(-1)[_flat_indices(grid.points, edge)] = values
+    once = scipy.fft.irfftn(spectrum, s=(edge,) * 3)
+    repeated = np.tile(once, (2, 2, 2)) * _spread_window(edge)
+    return half_cube(scipy.fft.rfftn(repeated).real, grid.padded_reach)
+
+
+def _distances(axis: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Distance from the origin on a cubic grid."""
+    square = axis**2
+    distances: npt.NDArray[np.float64] = np.sqrt(
+        square[:, None, None] + square[None, :, None] + square[None, None, :]
     )
-    return product
+    return distances
+
+
+def _fade(distances: npt.NDArray[np.float64], full: float, none: float) -> npt.NDArray[np.float64]:
+    """Raised cosine from 1 to 0 between two distances."""
+    faded: npt.NDArray[np.float64] = 0.5 + 0.5 * np.cos(
+        np.pi * np.clip((distances - full) / (none - full), 0.0, 1.0)
+    )
+    return faded
+
+
+@lru_cache(maxsize=8)
+def _spread_window(edge: int) -> npt.NDArray[np.float32]:
+    """Taper and interpolation compensation of point spread functions, ``(2m, 2m, 2m)``."""
+    axis = scipy.fft.fftfreq(2 * edge)
+    compensation = 1.0 / np.sinc(axis) ** 2
+    window = _fade(_distances(2.0 * axis), _REACH_FULL, _REACH_NONE)
+    window *= compensation[:, None, None]
+    window *= compensation[None, :, None]
+    window *= compensation[None, None, :]
+    return window.astype(np.float32)
 
 
 def _work_indices(grid: FourierGrid) -> npt.NDArray[np.int64]:
-    edge = grid.work_edge
-    k = grid.points.astype(np.int64)
+    return _flat_indices(grid.points, grid.work_edge)
+
+
+def _flat_indices(points: npt.NDArray[np.float32], edge: int) -> npt.NDArray[np.int64]:
+    """Flat indices of points (P, 3) in a half-spectrum ``(m, m, m // 2 + 1)``."""
+    k = points.astype(np.int64)
     return (k[:, 2] % edge * edge + k[:, 1] % edge) * (edge // 2 + 1) + k[:, 0]
 
 
