@@ -258,8 +258,9 @@ def test_mean_of_a_box_is_no_datum():
 
 
 def test_ratio_and_impute_share_their_fixed_point():
+    """Without a prior, and with little noise for `impute` to fit where weights are small."""
     n = 16
-    particles, _ = simulated(n=n, count=12, noise=0.4, weight=wedge_weight(n, (-60, 60)), seed=7)
+    particles, _ = simulated(n=n, count=12, noise=0.02, weight=wedge_weight(n, (-60, 60)), seed=7)
     volumes = {}
     for update, iterations in (("ratio", 1), ("impute", 1)):
         grid = fourier_grid(n, 5, 5)
@@ -561,9 +562,9 @@ def test_order_of_particles_does_not_matter(strategy):
     )
     *_, a = EmRun(particles, config).states()
     *_, b = EmRun(particles.subset(order), config).states()
-    # Rounding decides in which step conjugate gradients reach their tolerance of 1e-4.
+    # Rounding decides in which step conjugate gradients reach their tolerance of 1e-3.
     np.testing.assert_allclose(
-        a.model.volumes, b.model.volumes, atol=1e-3 * np.abs(a.model.volumes).max()
+        a.model.volumes, b.model.volumes, atol=2e-3 * np.abs(a.model.volumes).max()
     )
     # Log-likelihoods are sums of a thousand float32 terms of order one.
     np.testing.assert_allclose(

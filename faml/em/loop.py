@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 from faml.config import EmConfig, RunConfig
 from faml.conventions import FloatArray
@@ -357,14 +358,15 @@ class EmRun:
         total = done.sums[0]
         for more in done.sums[1:]:
             total.add(more)
-        return maximise(
-            total,
-            old,
-            grid,
-            self.config.em,
-            weight_maximum=self._weight_maximum,
-            mask=self._mask,
-        )
+        with scipy.fft.set_workers(self.config.threads):  # lines of one transform: same result
+            return maximise(
+                total,
+                old,
+                grid,
+                self.config.em,
+                weight_maximum=self._weight_maximum,
+                mask=self._mask,
+            )
 
     # ------------------------------------------------------------------ passes
 

@@ -32,7 +32,7 @@ _NOISE_FLOOR = 1e-3  # of the data's power per shell: interpolation is no better
 _COVERAGE_FLOOR = 0.1  # of a shell's mean, in the preconditioner
 _OPERATOR_ERROR = 2e-2  # of a shell's mean weight: what is less certain is not solved for
 _SOLVENT_FROM, _SOLVENT_TO = 0.4, 0.46  # radii in boxes, where there is no mask
-_TOLERANCE = 1e-4  # relative, of conjugate gradients in the preconditioned norm
+_TOLERANCE = 1e-3  # relative, of conjugate gradients in the preconditioned norm
 _MOST_STEPS = 60
 _SSNR_FLOOR = 1e-2  # keeps a shell without measurable signal from being locked at zero
 

@@ -309,10 +309,10 @@ class NormalOperator:
     def __init__(self, weight_sum: npt.NDArray[np.float64], grid: FourierGrid) -> None:
         self._grid = grid
         edge = grid.work_edge
-        self._spectrum = np.zeros((2 * edge, 2 * edge, edge + 1))
+        self._spectrum = np.zeros((2 * edge, 2 * edge, edge + 1), dtype=np.float32)
         flat = self._spectrum.reshape(-1)
         axis = scipy.fft.fftfreq(edge)
-        self._ball = _fade(_distances(axis), _BALL_FULL, _BALL_NONE)
+        self._ball = _fade(_distances(axis), _BALL_FULL, _BALL_NONE).astype(np.float32)
         flat[_flat_indices(grid.weight_points, 2 * edge)] = weight_sum
 
     @property
@@ -320,8 +320,8 @@ class NormalOperator:
         """Weight at the points of the grid, (J,) float64."""
         flat = _flat_indices(2.0 * self._grid.points, 2 * self._grid.work_edge)
         # Spectra of cut off spread functions ring; where there is no weight, also below zero.
-        values: npt.NDArray[np.float64] = np.maximum(self._spectrum.reshape(-1)[flat], 0.0)
-        return values
+        values: npt.NDArray[np.float64] = self._spectrum.reshape(-1)[flat].astype(np.float64)
+        return np.maximum(values, 0.0)
 
     def confine(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
         """Only what lies in the ball that the box holds; (J,) complex128.
@@ -329,30 +329,27 @@ class NormalOperator:
         Turned-back data repeat with the box, in every orientation at another place: beyond the
         ball there is a mixture of repetitions that no volume explains.
         """
-        edge = self._grid.work_edge
-        volume = scipy.fft.irfftn(_embed(values, self._grid), s=(edge,) * 3)
-        return self._components(volume)
+        return self._components(self._volume(values))
 
     def __call__(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
         """Applied to what lies in the ball, and confined again; (J,) complex128."""
         edge = self._grid.work_edge
-        big = np.zeros((2 * edge,) * 3)
+        big = np.zeros((2 * edge,) * 3, dtype=np.float32)
         inner = (slice(edge - edge // 2, edge - edge // 2 + edge),) * 3
-        big[inner] = scipy.fft.fftshift(self._volume(values))
+        big[inner] = scipy.fft.fftshift(self._volume(values) * self._ball)
         turned = scipy.fft.irfftn(scipy.fft.rfftn(big) * self._spectrum, s=(2 * edge,) * 3)
         return self._components(scipy.fft.ifftshift(turned[inner]))
 
-    def _volume(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
+    def _volume(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.float32]:
+        # Single precision: the operator is not known better than to a percent.
         edge = self._grid.work_edge
-        volume: npt.NDArray[np.float64] = scipy.fft.irfftn(
-            _embed(values, self._grid), s=(edge,) * 3
-        )
-        return volume * self._ball
+        spectrum = _embed(values.astype(np.complex64), self._grid)
+        volume: npt.NDArray[np.float32] = scipy.fft.irfftn(spectrum, s=(edge,) * 3)
+        return volume
 
-    def _components(self, volume: npt.NDArray[np.float64]) -> npt.NDArray[np.complex128]:
+    def _components(self, volume: npt.NDArray[np.float32]) -> npt.NDArray[np.complex128]:
         spectrum = scipy.fft.rfftn(volume * self._ball)
-        out: npt.NDArray[np.complex128] = spectrum.reshape(-1)[_work_indices(self._grid)]
-        return out
+        return spectrum.reshape(-1)[_work_indices(self._grid)].astype(np.complex128)
 
 
 def padded_weight(values: npt.NDArray[np.float32], grid: FourierGrid) -> npt.NDArray[np.float32]:
