@@ -48,7 +48,7 @@ def first_align_shell(box: int, radius_voxels: float, config: EmConfig) -> int:
 
     Unless given, `_FIRST_DETAIL` of the particle's diameter is resolved. Coarser starts know the
     envelope only: orientations that share it are fixed by chance before detail can tell them
-    apart, and the run ends in a worse optimum (bench/quality.md).
+    apart, and the run may end in a worse optimum.
     """
     last = last_shell(box, config)
     if not config.march:

@@ -186,14 +186,15 @@ def estimate_seconds_per_iteration(
 def estimate_memory_bytes(*, box: int, classes: int, threads: int, count: int) -> int:
     """Resident memory of a run at full resolution, an upper estimate.
 
-    In units of n^3: each worker holds a volume, its spectrum and a twofold padded spectrum (about
-    40 bytes) and accumulators of y and W per class (12); the model holds average, padded spectrum
-    and denominators per class (60); up to 16 weights are kept (2 each). 1 kB per particle for
-    names, poses and statistics.
+    In bytes per voxel: each worker holds a volume, its spectrum and a twofold padded spectrum (40),
+    and up to three sums of turned-back y (32) and W (17) per class; the model holds average, padded
+    spectrum and denominators (60), and totals (81) per class; the M-step works on a twofold padded
+    box (130); up to 16 weights are kept (18 each). 1 kB per particle for names, poses and
+    statistics.
     """
     voxels = box**3
-    per_worker = voxels * (40 + 12 * classes)
-    shared = voxels * (60 * classes + 16 * 2)
+    per_worker = voxels * (40 + 3 * 49 * classes)
+    shared = voxels * (141 * classes + 130 + 16 * 18)
     return BASE_BYTES + threads * per_worker + shared + 1024 * count
 
 
