@@ -37,14 +37,14 @@ class DataConfig(_Section):
     """MRC files, folders, globs or one RELION STAR file."""
     tilt_range_deg: tuple[float, float] | None = None
     """Tilt range (min, max) in degrees about Y; needed where no weight volume is given."""
-    voxel_size_angstrom: float | None = Field(default=None, gt=0)
+    voxel_size_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Overrides the voxel size of the files."""
     invert: bool = False
     """Multiply every particle by -1 (density must be positive)."""
     normalise: Literal["auto", "always", "never"] = "auto"
     """Background mean 0 and variance 1 outside the particle radius. `auto` does so per particle
     only where the particles disagree, otherwise by one common factor."""
-    particle_diameter_angstrom: float | None = Field(default=None, gt=0)
+    particle_diameter_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Diameter of the particle; bounds the background, the mask and the angular band limit."""
     subset: int | None = Field(default=None, ge=1)
     """Use only so many particles, drawn at random with the run's seed."""
@@ -64,7 +64,7 @@ class SearchConfig(_Section):
     max_shift_voxels: float | None = Field(default=None, ge=0)
     """Largest translation searched; None takes one eighth of the box, or what the input poses of
     a run that begins from them need."""
-    local_angle_deg: float | None = Field(default=None, gt=0, le=180)
+    local_angle_deg: float | None = Field(default=None, gt=0, le=180, allow_inf_nan=False)
     """Search only within this angle of the particle's input pose."""
     max_bandwidth: int = Field(default=32, ge=4, le=128)
     """Upper limit of the spherical-harmonic band limit L of the rotational search."""
@@ -85,7 +85,7 @@ class EmConfig(_Section):
     seed: int = Field(default=0, ge=0)
     start: str = "random"
     """`random` orientations, plain `average`, the input `poses`, or an MRC file."""
-    start_lowpass_angstrom: float | None = Field(default=None, gt=0)
+    start_lowpass_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Low-pass of the starting reference."""
     update: Literal["ratio", "impute"] = "ratio"
     """M-step: direct maximiser with a Wiener prior, or the paper's Eq. 10."""
@@ -99,7 +99,8 @@ class EmConfig(_Section):
     exploration: int = Field(default=12, ge=0)
     """Iterations over which the chance to disregard a particle's previous pose falls to zero."""
     balance: int = Field(default=5, ge=0)
-    """First iterations of a reference-free start in which every class gets an equal share."""
+    """First iterations of a reference-free start in which every class gets at least half of an
+    equal share."""
     max_shell: int | None = Field(default=None, ge=2)
     """Largest Fourier radius used for alignment; None is the last shell below Nyquist."""
     chunk_size: int = Field(default=8, ge=1)

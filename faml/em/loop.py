@@ -29,6 +29,7 @@ from faml.em.expectation import (
 )
 from faml.em.maximization import MStep, maximise, soft_sphere
 from faml.em.schedule import (
+    BLIND_STARTS,
     LOOK_AHEAD,
     SSNR_NEEDED,
     classes_balanced,
@@ -70,6 +71,7 @@ _MASK_EDGE_VOXELS = 3.0
 _REFERENCE_PASSES = 3
 _BALANCE_SAMPLE = 96
 """Particles that decide the class fractions of balanced iterations."""
+_STREAMS = 1 << 32  # passes before the first iteration have negative numbers
 _BALANCE_STREAM = 0xBA1A  # tells the sample's random stream from the particles'
 _IDENTITY = Pose(0, np.eye(3), np.zeros(3))
 
@@ -104,11 +106,8 @@ class _Search:
     strategy: Strategy
     before: Assignments
     iteration: int
-    config: EmConfig
-
-    @property
-    def balanced(self) -> bool:
-        return classes_balanced(self.iteration, self.config)
+    seed: int
+    balanced: bool
 
     def visit(self, index: int, sums: Statistics) -> ParticleResult:
         """Posterior of one particle; adds it to ``sums``."""
@@ -126,7 +125,7 @@ class _Search:
         references = self.references
         pose = self.before.pose(index)
         particle = self.views.particle(index, pose, range(references.classes))
-        seeds = np.random.SeedSequence([self.config.seed, self.iteration, index])
+        seeds = np.random.SeedSequence([self.seed, self.iteration % _STREAMS, index])
         rng = np.random.default_rng(seeds)
         if self.balanced:
             return particle, support_of_each_class(particle, references, self.strategy, rng)
@@ -250,7 +249,8 @@ class EmRun:
     def finish(self, state: State) -> State:
         """The last state with averages at full resolution.
 
-        Poses are those of one more E-step at the final resolution, with sums over all shells.
+        Poses are those of one more E-step at the final resolution, around the last ones and with
+        sums over all shells.
         """
         if state.iteration == 0:
             return state
@@ -268,14 +268,16 @@ class EmRun:
         if self._reference is not None:
             assignments = self._align_to_reference(self._reference, model, grid, assignments)
         done = self._pass(model, grid, _FixedPose(self._context), assignments, 0)
-        step = self._maximise(done, model, grid)
+        blind = em.start in BLIND_STARTS
+        step = self._maximise(done, model, grid, known_poses=not blind)
         following = align_shell
-        if em.start not in ("random", "average") and em.march:
+        if not blind and em.march:
             # Given poses were not fitted to this noise, so every shell's SSNR is honest; those
             # from a reference were, up to its low-pass.
             best = step.ssnr.max(axis=0)[1:]
             reached = int(np.cumprod(best > SSNR_NEEDED).sum())
-            top = align_shell if self._reference is not None else last_shell(box, em)
+            limited = self._reference is not None or em.start_lowpass_angstrom is not None
+            top = align_shell if limited else last_shell(box, em)
             following = min(max(first_align_shell(box, self.radius_voxels, em), reached), top)
         return State(
             iteration=0,
@@ -312,8 +314,8 @@ class EmRun:
         zeros = np.zeros_like(split.classes)
         found = fixed_assignments(zeros, split.rotations, split.translations, 1)
         strategy = FastAlignment(self._context)
-        for _ in range(_REFERENCE_PASSES):
-            found = self._pass(single, grid, strategy, found, 0).assignments
+        for number in range(_REFERENCE_PASSES):
+            found = self._pass(single, grid, strategy, found, -1 - number).assignments
         return fixed_assignments(split.classes, found.rotations, found.translations, blank.classes)
 
     def _start_shell(self) -> int:
@@ -335,7 +337,9 @@ class EmRun:
             sum_shell = min(align_shell + LOOK_AHEAD, full_resolution_shell(box))
         grid = fourier_grid(box, align_shell, sum_shell)
         iteration = state.iteration + 1
-        done = self._pass(state.model, grid, self._strategy, state.assignments, iteration)
+        done = self._pass(
+            state.model, grid, self._strategy, state.assignments, iteration, settled=bool(keep)
+        )
         step = self._maximise(done, state.model, grid)
         following = next_shell(align_shell, step.ssnr, box, em)
         new = State(
@@ -354,7 +358,9 @@ class EmRun:
             return replace(new, changes=keep.changes, stop_reason=keep.stop_reason)
         return replace(new, stop_reason=stop_reason(state, new, em))
 
-    def _maximise(self, done: _Pass, old: Model, grid: FourierGrid) -> MStep:
+    def _maximise(
+        self, done: _Pass, old: Model, grid: FourierGrid, *, known_poses: bool = False
+    ) -> MStep:
         total = done.sums[0]
         for more in done.sums[1:]:
             total.add(more)
@@ -366,6 +372,7 @@ class EmRun:
                 self.config.em,
                 weight_maximum=self._weight_maximum,
                 mask=self._mask,
+                known_poses=known_poses,
             )
 
     # ------------------------------------------------------------------ passes
@@ -377,17 +384,26 @@ class EmRun:
         strategy: Strategy,
         before: Assignments,
         iteration: int,
+        *,
+        settled: bool = False,
     ) -> _Pass:
-        """One pass over all particles: posteriors and sums under ``model``."""
+        """One pass over all particles: posteriors and sums under ``model``.
+
+        ``settled`` passes do not explore, and see to classes as the iteration before did.
+        """
         bandwidth = band_limit(
             grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
         )
-        references = References(model, grid, bandwidth, exploration(iteration, self.config.em))
+        explored = 0.0 if settled else exploration(iteration, self.config.em)
+        references = References(model, grid, bandwidth, explored)
         views = ParticleViews(self.particles, grid)
         # Tables are made here: pyshtools must not be called from a worker thread.
         references.shell_plan, references.rotation_plan  # noqa: B018
-        search = _Search(views, references, strategy, before, iteration, self.config.em)
-        if search.balanced:
+        balanced = classes_balanced(iteration - settled, self.config.em)
+        search = _Search(
+            views, references, strategy, before, iteration, self.config.em.seed, balanced
+        )
+        if balanced:
             search = self._balanced(search)
         chunks = [
             (group, chunk)

@@ -6,7 +6,7 @@ paper's Eq. 10, which fills unobserved components from the old average.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from faml.config import EmConfig
 from faml.em.statistics import Statistics
+from faml.errors import InputDataError
 from faml.model import ZETA2_FLOOR, Model
 from faml.transforms.fourier import (
     FourierGrid,
@@ -34,6 +35,7 @@ _OPERATOR_ERROR = 2e-2  # of a shell's mean weight: what is less certain is not 
 _SOLVENT_FROM, _SOLVENT_TO = 0.4, 0.46  # radii in boxes, where there is no mask
 _TOLERANCE = 1e-3  # relative, of conjugate gradients in the preconditioned norm
 _MOST_STEPS = 60
+_WEIGHT_FLOOR = 1e-3  # of the best shell's mean weight: less cannot be told from ringing
 _SSNR_FLOOR = 1e-2  # keeps a shell without measurable signal from being locked at zero
 
 
@@ -63,6 +65,7 @@ def maximise(
     *,
     weight_maximum: float,
     mask: npt.NDArray[np.float32] | None,
+    known_poses: bool = False,
     fixed_power: npt.NDArray[np.float64] | None = None,
     fixed_noise: npt.NDArray[np.float64] | None = None,
 ) -> MStep:
@@ -80,23 +83,40 @@ def maximise(
         Largest W of the data, for `impute`.
     mask : (n, n, n) float32 or None
         Multiplied onto each average; its complement is solvent.
+    known_poses : bool
+        The old average is empty and the poses are right: noise is what the new one leaves over.
     fixed_power : (K, S) float64, optional
         Prior tau^2 to use instead of the measured one.
     fixed_noise : (S,) float64, optional
         sigma^2 to use instead of the measured one.
+
+    Raises
+    ------
+    InputDataError
+        An average is not finite.
     """
-    noise = _noise_variance(sums, old, grid, config) if fixed_noise is None else fixed_noise
     fractions = np.maximum(sums.class_mass, 1e-6 * sums.particles)
     volumes = old.volumes.copy()
     power = old.signal_power.copy()
     ssnr = np.zeros_like(power)
-    empty = []
-    for k in range(old.classes):
-        if sums.class_mass[k] < min(CLASS_MASS_FLOOR, 0.5 * sums.particles):
-            empty.append(k)
-            continue
-        numerator = half_cube_adjoint(sums.numerator[k], grid).astype(np.complex128)
-        operator = NormalOperator(sums.denominator[k], grid)
+    filled = [
+        k
+        for k in range(old.classes)
+        if sums.class_mass[k] >= min(CLASS_MASS_FLOOR, 0.5 * sums.particles)
+    ]
+    systems = {
+        k: (
+            half_cube_adjoint(sums.numerator[k], grid).astype(np.complex128),
+            NormalOperator(sums.denominator[k], grid),
+        )
+        for k in filled
+    }
+    if fixed_noise is not None:
+        noise = fixed_noise
+    else:
+        explained = _explained(systems.values(), grid) if known_poses else None
+        noise = _noise_variance(sums, old, grid, config, explained)
+    for k, (numerator, operator) in systems.items():
         power[k], ssnr[k] = _signal(numerator, operator.diagonal, noise, old.signal_power[k], grid)
         if fixed_power is not None:
             power[k] = fixed_power[k]
@@ -109,6 +129,11 @@ def maximise(
             prior = (noise / np.maximum(power[k], 1e-30))[grid.shells]
             average = _wiener(operator, prior, numerator, grid, mask)
         volumes[k] = finish_volume(volume_of(grid.put(average), grid.box), mask)
+        if not np.isfinite(volumes[k]).all():
+            raise InputDataError(
+                f"the average of class {k + 1} is not finite; check the particles' grey values and "
+                "weights with: faml inspect"
+            )
     model = Model(
         volumes=volumes,
         class_fractions=fractions / fractions.sum(),
@@ -116,11 +141,31 @@ def maximise(
         signal_power=power,
         shift_variance=max(sums.shift_square / (3.0 * sums.particles), ZETA2_FLOOR),
     )
-    return MStep(model, ssnr, tuple(empty))
+    return MStep(model, ssnr, tuple(k for k in range(old.classes) if k not in systems))
+
+
+def _explained(
+    systems: Iterable[tuple[npt.NDArray[np.complex128], NormalOperator]], grid: FourierGrid
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Power per shell that averages take from the data, and the components they have for it."""
+    top = grid.sum_shell + 1
+    power, free = np.zeros(top), np.zeros(top)
+    for numerator, operator in systems:
+        weight = operator.diagonal
+        mean = sum_over_shells(grid.shells, grid.multiplicity * weight, top) / grid.shell_counts
+        seen = weight > np.maximum(_COVERAGE_FLOOR * mean, 1e-30)[grid.shells]
+        taken = grid.multiplicity[seen] * np.abs(numerator[seen]) ** 2 / weight[seen]
+        power += sum_over_shells(grid.shells[seen], taken, top)
+        free += sum_over_shells(grid.shells[seen], grid.multiplicity[seen], top)
+    return power, free
 
 
 def _noise_variance(
-    sums: Statistics, old: Model, grid: FourierGrid, config: EmConfig
+    sums: Statistics,
+    old: Model,
+    grid: FourierGrid,
+    config: EmConfig,
+    explained: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None,
 ) -> npt.NDArray[np.float64]:
     """sigma_r^2 (method.md section 5; paper Eq. 12 with its misprint corrected)."""
     top = grid.sum_shell + 1
@@ -135,7 +180,13 @@ def _noise_variance(
         noise[:] = max(scalar, floor, 1e-30)
         return noise
     seen = np.maximum(sums.observed, 1.0)
-    updated = np.maximum(sums.residual / seen, _NOISE_FLOOR * sums.power / seen)
+    residual = sums.residual / seen
+    if explained is not None:
+        power, free = explained
+        left = seen - free
+        enough = left > 0.5 * seen  # as many particles as it takes to tell noise from signal
+        residual[enough] = (sums.residual - power)[enough] / left[enough]
+    updated = np.maximum(residual, _NOISE_FLOOR * sums.power / seen)
     fresh = sums.observed > 0
     noise[:top][fresh] = np.maximum(updated[fresh], 1e-30)
     noise[0] = noise[1]
@@ -151,9 +202,10 @@ def _signal(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Prior power tau^2 and SSNR per shell.
 
-    The numerator is ``den A`` plus noise of variance ``sigma^2 den``, so
-    ``tau^2 = sum (|num|^2 - sigma^2 den) / sum den^2`` is unbiased where the poses were not fitted
-    to the same shell's noise.
+    To the extent that the normal operator is its diagonal, the numerator is ``den A`` plus noise
+    of variance ``sigma^2 den``, so ``tau^2 = sum (|num|^2 - sigma^2 den) / sum den^2`` is unbiased
+    where the poses were not fitted to the same shell's noise. Shells that next to no weight
+    reaches have no signal that could be measured.
     """
     top = grid.sum_shell + 1
 
@@ -161,14 +213,18 @@ def _signal(
         return sum_over_shells(grid.shells, grid.multiplicity * values, top)
 
     weights = per_shell(denominator)
-    squares = np.maximum(per_shell(denominator**2), 1e-30)
+    counts = grid.shell_counts
+    mean_weight = weights / counts
+    mean_weight[0] = mean_weight[1]  # the origin is no datum
+    least = _WEIGHT_FLOOR * float(mean_weight.max())
+    mean_weight = np.maximum(mean_weight, max(least, 1e-30))
+    squares = np.maximum(per_shell(denominator**2), counts * mean_weight**2)
     excess = per_shell(np.abs(numerator) ** 2) - noise[:top] * weights
-    measured = excess / squares
-    mean_weight = np.maximum(weights / grid.shell_counts, 1e-30)
+    measured = np.where(weights > counts * least, excess / squares, 0.0)
     floor = _SSNR_FLOOR * noise[:top] / mean_weight
     power = old_power.copy()
     power[:top] = np.maximum(measured, floor)
-    power[0] = power[1] = max(power[0], power[1])
+    power[0] = power[1]
     ssnr = np.zeros_like(old_power)
     ssnr[:top] = np.maximum(measured, 0.0) * mean_weight / noise[:top]
     return power, ssnr
@@ -196,6 +252,7 @@ def _wiener(
     mean = sum_over_shells(grid.shells, multiplicity * diagonal, grid.sum_shell + 1)
     mean /= np.maximum(grid.shell_counts, 1.0)
     mean[0] = mean[1]
+    mean = np.maximum(mean, _WEIGHT_FLOOR * float(mean.max()))
     prior = prior + _OPERATOR_ERROR * mean[grid.shells]
     inverse = 1.0 / (np.maximum(diagonal, _COVERAGE_FLOOR * mean[grid.shells]) + prior)
     unit = operator.confine((grid.shells == 0).astype(np.complex128))
@@ -239,10 +296,13 @@ def _conjugate_gradients(
     direction = conditioned = inverse * residual
     left = inner(residual, conditioned)
     for _ in range(_MOST_STEPS):
-        if left <= goal:
+        if not left > goal:
             break
         turned = left_side(direction)
-        step = left / inner(direction, turned)
+        curvature = inner(direction, turned)
+        if not curvature > 0.0:
+            break  # the operator's error has come to the surface: no better than this
+        step = left / curvature
         solution = solution + step * direction
         residual = residual - step * turned
         conditioned = inverse * residual

@@ -13,6 +13,7 @@ from faml.em.state import Assignments, Changes, State
 from faml.transforms.fourier import full_resolution_shell
 
 __all__ = [
+    "BLIND_STARTS",
     "LOOK_AHEAD",
     "SSNR_NEEDED",
     "classes_balanced",
@@ -24,6 +25,8 @@ __all__ = [
     "stop_reason",
 ]
 
+BLIND_STARTS = ("random", "average")
+"""Starts that know nothing of the poses."""
 LOOK_AHEAD = 3
 """Shells beyond the E-step that are summed. No pose was fitted to them, so the SSNR measured there
 is honest, and it alone drives the march."""
@@ -85,13 +88,13 @@ def exploration(iteration: int, config: EmConfig) -> float:
 
 
 def classes_balanced(iteration: int, config: EmConfig) -> bool:
-    """Whether class fractions are chosen for equal shares in this iteration, not estimated."""
+    """Whether no class may starve in this iteration (`em.balance`)."""
     return 1 <= iteration <= config.balance and config.classes > 1 and _blind(config)
 
 
 def _blind(config: EmConfig) -> bool:
     """Whether the start knows nothing of the poses."""
-    return config.start in ("random", "average")
+    return config.start in BLIND_STARTS
 
 
 def measure_changes(before: Assignments, after: Assignments) -> Changes:

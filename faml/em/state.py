@@ -85,7 +85,8 @@ class State:
     next_align_shell : int
         The one the next E-step will use.
     log_likelihood : float
-        Sum over particles at the parameters before the M-step. Comparable only between
+        Sum over particles at the parameters before the M-step, with the class fractions of the pass
+        where classes are balanced. Comparable only between
         iterations with the same `align_shell`.
     ssnr : (K, S) float64
         Measured spectral signal-to-noise ratio of each average.

@@ -117,7 +117,7 @@ class SO3Correlation:
             At the grid points.
         """
         nothing = Rotation.from_quat(np.empty((0, 4))), np.empty(0)
-        if score.max() == score.min():
+        if not score.max() > score.min():
             return nothing
         found = np.empty(score.size // 8 + 1, dtype=np.int64)
         count = min(local_maxima(score, found), len(found))
