@@ -143,7 +143,7 @@ def run_config(
     _check_poses(config, particles)
     reference, warnings = _reference(config, particles)
     em = EmRun(particles, config, reference=reference, progress=progress)
-    directory = prepare_output_directory(config.output)
+    directory = prepare_output_directory(config.output, dataset.files)
     write_text_atomic(directory / _CONFIG_NAME, config_to_toml(config))
     with _logged(directory):
         for warning in (*dataset.warnings, *warnings):
@@ -199,10 +199,25 @@ def iterate(
     reference: npt.NDArray[np.float32] | None = None,
     resume_from: State | None = None,
 ) -> Iterator[State]:
-    """The EM loop as a generator of immutable states; nothing is written."""
-    em = EmRun(particles, config or build_config(), reference=reference)
-    with threadpool_limits(limits=1):
-        yield from em.states(resume_from)
+    """The EM loop as a generator of immutable states; nothing is written.
+
+    Raises
+    ------
+    ConfigurationError, InputDataError
+        At once, for settings that do not fit the particles.
+    """
+    return _limited(EmRun(particles, config or build_config(), reference=reference), resume_from)
+
+
+def _limited(em: EmRun, resume_from: State | None) -> Iterator[State]:
+    """States of a run; BLAS is limited to one thread while one is made, not in between."""
+    states = em.states(resume_from)
+    while True:
+        with threadpool_limits(limits=1):
+            state = next(states, None)
+        if state is None:
+            return
+        yield state
 
 
 def _carry_out(
@@ -228,10 +243,10 @@ def _carry_out(
             last = checkpoint.last()
             _LOG.info(last.stop_reason or f"stopped: {last.iteration} iterations done")
             final = em.finish(last)
+        maps, star = _write_results(final, dataset, directory)
+        _draw(directory / "slices.png", final, dataset)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_interrupted(checkpoint, dataset, directory)) from error
-    maps, star = _write_results(final, dataset, directory)
-    _draw(directory / "slices.png", final, dataset)
     every = (*dataset.warnings, *warnings)
     return RunResult(em.config, final, directory, maps, star, every)
 
@@ -279,14 +294,16 @@ def _interrupted(checkpoint: HDF5Checkpoint, dataset: Dataset, directory: Path) 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Paths that stay right when a run is resumed from another folder."""
     data = config.data.model_copy(
-        update={"inputs": tuple(os.path.abspath(item) for item in config.data.inputs)}
+        update={"inputs": tuple(_absolute(item) for item in config.data.inputs)}
     )
     em = config.em
-    if em.start not in REFERENCE_FREE_STARTS and Path(em.start).exists():
-        em = em.model_copy(update={"start": os.path.abspath(em.start)})
-    return config.model_copy(
-        update={"data": data, "em": em, "output": os.path.abspath(config.output)}
-    )
+    if em.start not in REFERENCE_FREE_STARTS and Path(em.start).expanduser().exists():
+        em = em.model_copy(update={"start": _absolute(em.start)})
+    return config.model_copy(update={"data": data, "em": em, "output": _absolute(config.output)})
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _changed(config: RunConfig, *, threads: int | None = None, **em: int | None) -> RunConfig:
@@ -370,16 +387,20 @@ def _reference(
 
 
 def _draw(path: Path, state: State, dataset: Dataset) -> None:
+    """Central slices; a picture that cannot be written is no reason to stop."""
     size = dataset.particles.voxel_size_angstrom
     fractions = state.model.class_fractions
-    write_class_slices(
-        path,
-        state.model.volumes,
-        size,
-        title=f"iteration {state.iteration}, "
-        f"{dataset.particles.box * size / state.align_shell:.1f} Å",
-        labels=[f"class {k + 1}: {100 * f:.0f} %" for k, f in enumerate(fractions)],
-    )
+    try:
+        write_class_slices(
+            path,
+            state.model.volumes,
+            size,
+            title=f"iteration {state.iteration}, "
+            f"{dataset.particles.box * size / state.align_shell:.1f} Å",
+            labels=[f"class {k + 1}: {100 * f:.0f} %" for k, f in enumerate(fractions)],
+        )
+    except OutputError as error:
+        _LOG.warning("no picture of iteration %d: %s", state.iteration, error)
 
 
 def _log_state(state: State, dataset: Dataset) -> None:

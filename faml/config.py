@@ -188,6 +188,8 @@ def build_config(
         values[name] = PRESETS[preset].get(name, {}) | {
             key: value for key, value in given.items() if value is not None
         }
+    if values["search"].get("local_angle_deg") is not None:
+        values["em"].setdefault("start", "poses")
     values |= {key: value for key, value in sections.items() if value is not None}
     return _validated(values)
 

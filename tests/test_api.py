@@ -374,6 +374,49 @@ def test_fallbacks_and_empty_classes_are_said(folder, caplog):
     assert "class 1 is empty and keeps its average" in caplog.text
 
 
+@pytest.mark.parametrize("place", ["", "sub/.."])
+def test_results_never_land_on_the_input(folder, tmp_path, place):
+    """`faml run particles.star -o .` would overwrite the STAR file it reads."""
+    inputs = tmp_path / "in"
+    shutil.copytree(folder, inputs)
+    (inputs / "sub").mkdir()
+    before = sorted(p.name for p in inputs.rglob("*"))
+    with pytest.raises(OutputError, match="holds the input"):
+        faml.run(inputs, inputs / place, **settings(iterations=1))
+    assert sorted(p.name for p in inputs.rglob("*")) == before
+
+
+def test_home_directory_is_understood(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(folder, tmp_path / "boxes")
+    result = faml.run("~/boxes/*.mrc", "~/run", **settings(iterations=0))
+    assert result.directory == tmp_path / "run"
+
+
+def test_iterate_refuses_at_once(folder):
+    particles, _ = simulated(n=16, count=2, seed=1)
+    config = build_config(em={"start": "nowhere.mrc"})
+    with pytest.raises(ConfigurationError, match="unknown start"):
+        api.iterate(particles, config)
+
+
+def test_picture_that_cannot_be_written_does_not_stop_a_run(folder, tmp_path, monkeypatch, caplog):
+    def fails(*_, **__):
+        raise OutputError("disk full")
+
+    monkeypatch.setattr(api, "write_class_slices", fails)
+    with caplog.at_level(logging.WARNING, logger="faml"):
+        result = faml.run(folder, tmp_path / "run", **settings(iterations=1))
+    assert result.star.is_file()
+    assert "no picture of iteration 1: disk full" in caplog.text
+
+
+def test_local_search_begins_at_the_input_poses():
+    assert build_config(search={"local_angle_deg": 9.0}).em.start == "poses"
+    chosen = build_config(search={"local_angle_deg": 9.0}, em={"start": "random"})
+    assert chosen.em.start == "random"
+
+
 def test_package_has_nothing_else():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = faml.nonsense

@@ -160,7 +160,10 @@ def test_newer_format(stored):
         read_run(stored)
 
 
-@pytest.mark.parametrize("what", ["iterations/000002", "iterations", "particles/names"])
+@pytest.mark.parametrize(
+    "what",
+    ["iterations/000002", "iterations", "particles/names", "iterations/000002/model/volumes"],
+)
 def test_missing_part(stored, what):
     with h5py.File(stored, "a") as file:
         del file[what]

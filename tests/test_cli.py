@@ -220,6 +220,23 @@ def test_options_win_over_the_configuration(tmp_path):
         merged_settings(path, preset=None, threads=None, **empty)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("progress = 3", "unknown setting progress; settings stand in the tables [data]"),
+        ('[data]\ninputs = "boxes"', "data.inputs: expected a list of paths, found 'boxes'"),
+        ("em = 3", "expected a table [em], found 3"),
+        ("[data]\nvoxel_size_angstrom = inf", "voxel_size_angstrom"),
+    ],
+)
+def test_configuration_that_is_not_one(cli, tmp_path, text, message):
+    (tmp_path / "c.toml").write_text(text)
+    arguments = [] if "inputs" in text else ["particles"]
+    code, _, err = cli("run", *arguments, "-o", tmp_path / "run", "--config", tmp_path / "c.toml")
+    assert code == 2
+    assert message in " ".join(err.split())
+
+
 def test_progress_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
@@ -457,3 +474,12 @@ def test_demo(cli, tmp_path, monkeypatch):
     code, _, err = cli("demo", "-o", tmp_path / "demo")
     assert code == 4
     assert "already holds a demo" in one_line(err)
+
+
+def test_a_second_demo_takes_the_next_directory(tmp_path):
+    from faml.cli.demo import free_directory
+
+    assert free_directory(tmp_path / "faml-demo").name == "faml-demo"
+    (tmp_path / "faml-demo").mkdir()
+    (tmp_path / "faml-demo-2").mkdir()
+    assert free_directory(tmp_path / "faml-demo").name == "faml-demo-3"

@@ -244,6 +244,58 @@ def test_average_is_right_where_few_wedges_let_see(n):
         assert error < 0.2, (low, high)
 
 
+@pytest.mark.parametrize("n", [16, 23])
+@pytest.mark.parametrize("update", ["ratio", "impute"])
+def test_weights_that_vanish_at_low_frequencies(n, update):
+    """CTF^2 with little amplitude contrast, and particles that all lie alike."""
+    k = np.fft.fftfreq(n, 1 / n)
+    square = k[:, None, None] ** 2 + k[None, :, None] ** 2 + np.arange(n // 2 + 1) ** 2
+    weight = np.sin(0.07 + 0.5 * square / n) ** 2 * wedge_weight(n, (-50, 65))
+    turns = np.repeat(Rotation.random(rng=1).as_matrix()[None], 8, axis=0)
+    particles, _ = simulated(
+        n=n, count=8, noise=0.2, weight=weight.astype(np.float32), seed=2, turns=turns
+    )
+    em = {"start": "poses", "iterations": 2, "update": update}
+    states = list(EmRun(particles, build_config(em=em, search=QUICK)).states())
+    power = np.abs(np.fft.fftn(blobs(n), norm="ortho")).max() ** 2
+    for state in states:
+        assert np.isfinite(state.model.volumes).all()
+        assert state.model.signal_power.max() < 10 * power
+    if update == "ratio":
+        assert pearson(states[-1].model.volumes[0], blobs(n)) > 0.5
+
+
+def test_prior_of_the_first_shell_is_measured():
+    """The origin, which is no datum, must not lend its neighbours an infinite prior."""
+    particles, _ = simulated(n=20, count=8, noise=0.5, weight=wedge_weight(20, (-60, 60)), seed=8)
+    run = EmRun(particles, build_config(em={"start": "poses", "iterations": 0}))
+    (state,) = run.states()
+    truth = np.abs(np.fft.fftn(blobs(20), norm="ortho")) ** 2
+    _, shells = in_cone(20, 90)
+    expected = truth[shells == 1].mean()
+    assert 0.5 * expected < state.model.signal_power[0, 1] < 2 * expected
+
+
+def test_noise_of_known_poses_is_what_the_average_leaves():
+    """Before there is an average, residuals are the data themselves, signal and all."""
+    particles, _ = simulated(n=20, count=24, noise=0.5, weight=wedge_weight(20, (-60, 60)), seed=8)
+    run = EmRun(particles, build_config(em={"start": "poses", "iterations": 0}))
+    (state,) = run.states()
+    np.testing.assert_allclose(state.model.noise_variance[2:8], 0.25, rtol=0.2)
+
+
+def test_last_pass_stays_with_the_last_poses():
+    """While iterations still explore, what is delivered must not."""
+    particles, _ = simulated(n=18, count=10, noise=0.3, weight=wedge_weight(18, (-60, 60)), seed=9)
+    run = EmRun(particles, build_config(em={"iterations": 3, "seed": 1}, search=QUICK))
+    *_, state = run.states()
+    final = run.finish(state)
+    gain = final.assignments.log_likelihoods - state.assignments.log_likelihoods
+    assert gain.mean() > 0
+    moved = rotation_angle_deg(final.assignments.rotations, state.assignments.rotations)
+    assert np.median(moved) < 15
+
+
 def test_mean_of_a_box_is_no_datum():
     """Whatever constant a program adds to its boxes, the average is the same."""
     particles, _ = simulated(n=20, count=6, noise=0.2, weight=wedge_weight(20, (-60, 60)), seed=8)

@@ -307,7 +307,7 @@ def test_bad_weights(tmp_path, weight, premultiplied, message):
 def test_missing_weight_file(tmp_path):
     path = folder(tmp_path / "in", count=2)
     star = write_star(path / "a.star", ["p_1.mrc"], ["gone.mrc"])
-    with pytest.raises(InputDataError, match=r"1 files of column rlnCtfImage.*gone\.mrc"):
+    with pytest.raises(InputDataError, match=r"column rlnCtfImage, 1 of them not found: gone\.mrc"):
         open_particles(config(star, tilt_range_deg=None), 0)
 
 

@@ -141,16 +141,27 @@ def strategies() -> None:
 @app.command()
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Directory of data and results.")
-    ] = Path("faml-demo"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Directory of data and results. Default: faml-demo, or the next "
+            "free faml-demo-2 ...",
+        ),
+    ] = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Of simulation and run.")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Simulate GroEL particles, average them from nothing and compare with the truth."""
-    from faml.cli.demo import run_demo
+    from faml.cli.demo import free_directory, run_demo
 
-    run_demo(output, all_cores() if threads is None else threads, seed, quiet=quiet)
+    run_demo(
+        output or free_directory(Path("faml-demo")),
+        all_cores() if threads is None else threads,
+        seed,
+        quiet=quiet,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,19 @@ from faml.report.slices import write_class_slices
 from faml.simulate.density import demo_density
 from faml.simulate.particles import simulate_particles, write_particles
 
-__all__ = ["run_demo"]
+__all__ = ["free_directory", "run_demo"]
 
 _COUNT = 60
 _SNR = 0.05
 _SHIFT_VOXELS = 3.0
 _TILT_DEG = (-60.0, 60.0)
 _DIAMETER_ANGSTROM = 180.0
+
+
+def free_directory(path: Path) -> Path:
+    """The path, or with the first number from 2 on that makes it a new one."""
+    candidates = chain([path], (path.with_name(f"{path.name}-{i}") for i in count(2)))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def run_demo(output: Path, threads: int, seed: int, *, quiet: bool) -> None:

@@ -72,7 +72,10 @@ def run(
     ] = None,
     local_angle: Annotated[
         float | None,
-        typer.Option("--local-angle", help="Search within so many degrees of the input pose."),
+        typer.Option(
+            "--local-angle",
+            help="Search within so many degrees of the input pose; starts from poses.",
+        ),
     ] = None,
     subset: Subset = None,
     invert: Invert = False,
@@ -124,7 +127,9 @@ def _run(
     from faml import api
     from faml.cli.display import RunDisplay
 
-    inputs = list(settings["data"].pop("inputs", ()))
+    inputs = settings["data"].pop("inputs", ())
+    if isinstance(inputs, str) or not all(isinstance(item, str) for item in inputs):
+        raise ConfigurationError(f"data.inputs: expected a list of paths, found {inputs!r}")
     if not inputs:
         raise ConfigurationError(
             "expected particles, found none; give MRC files, a folder, a glob or a STAR file"
@@ -193,6 +198,12 @@ def merged_settings(
         The file is missing, not TOML, or a section of it is not a table.
     """
     values = {} if config is None else _read_toml(config)
+    unknown = set(values) - {*_SECTIONS, "preset", "threads", "output"}
+    if unknown:
+        raise ConfigurationError(
+            f"{config}: unknown setting {', '.join(sorted(unknown))}; settings stand in the tables "
+            f"{', '.join(f'[{name}]' for name in _SECTIONS)}"
+        )
     for name in _SECTIONS:
         stored = values.get(name, {})
         if not isinstance(stored, dict):

@@ -14,6 +14,7 @@ complete iteration readable. Nothing is pickled.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 from dataclasses import dataclass, fields
@@ -129,7 +130,7 @@ class HDF5Checkpoint(MemoryCheckpoint):
                 else "nothing was written"
             )
             raise CheckpointError(
-                f"iteration {state.iteration} could not be saved ({error}); {kept}"
+                f"iteration {state.iteration} could not be saved ({_reason(error)}); {kept}"
             ) from error
         self.saved = [state]
 
@@ -142,6 +143,13 @@ class HDF5Checkpoint(MemoryCheckpoint):
         file.create_dataset(
             "particles/names", data=list(self._particles.names), dtype=h5py.string_dtype()
         )
+
+
+def _reason(error: Exception) -> str:
+    """What the system says, without h5py's account of its own state."""
+    cause = error.__cause__ if isinstance(error, OutputError) else error
+    number = getattr(cause, "errno", None)
+    return os.strerror(number) if number else str(error)
 
 
 def software_versions() -> dict[str, str]:
@@ -171,7 +179,7 @@ def read_run(path: Path) -> StoredRun:
     try:
         with h5py.File(path, "r") as file:
             return _read(file, path)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: cannot be read as a faml run ({error}); restore it from a copy or start the "
             "run again in another directory"

@@ -102,6 +102,12 @@ class Dataset:
     normalisation: Normalisation
     warnings: tuple[str, ...]
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the input."""
+        table = () if self.star is None else (self.star.path,)
+        return (*table, *self.paths, *self.weight_paths)
+
 
 @dataclass(frozen=True)
 class _Source:

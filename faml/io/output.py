@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,15 +71,28 @@ class ParticleResults:
     log_likelihoods: FloatArray
 
 
-def prepare_output_directory(path: str | Path) -> Path:
+def prepare_output_directory(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
     """Create the directory of a new run, or accept an existing one without a run in it.
+
+    Parameters
+    ----------
+    path : path
+    inputs : iterable of Path
+        Files that must not lie there, since results could overwrite them.
 
     Raises
     ------
     OutputError
-        It holds a run (``run.h5``), is no directory, or cannot be written to.
+        It holds a run (``run.h5``) or files of the input, is no directory, or cannot be written to.
     """
     directory = Path(path)
+    place = directory.resolve()
+    for file in inputs:
+        if file.resolve().parent == place:
+            raise OutputError(
+                f"{directory} holds the input ({file.name}), which results could overwrite; choose "
+                "another output directory"
+            )
     if (directory / CHECKPOINT_NAME).exists():
         raise OutputError(
             f"{directory} holds another run ({CHECKPOINT_NAME}); continue it with `faml resume "

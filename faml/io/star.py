@@ -412,7 +412,8 @@ def resolve_images(star: RelionStar, column: str) -> tuple[Path, ...]:
     if missing:
         shown = ", ".join(list(missing)[:3])
         raise InputDataError(
-            f"{star.path}: {len(missing)} files of column {column} do not exist: {shown}"
+            f"{star.path}: expected files named in column {column}, {len(missing)} of them not "
+            f"found: {shown}"
             f"{', ...' if len(missing) > 3 else ''}; they are looked for relative to the STAR "
             "file's directory, its parents and the current directory"
         )

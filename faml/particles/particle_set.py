@@ -178,12 +178,16 @@ class ParticleSet:
         """Distinct weight W, ``(n, n, n // 2 + 1)`` float32; recently used ones are kept."""
         cache: OrderedDict[int, npt.NDArray[np.float32]] = self._weight_cache  # type: ignore[attr-defined]
         with self._weight_lock:  # type: ignore[attr-defined]
-            if weight_index not in cache:
-                cache[weight_index] = self.weights.read(weight_index)
-                while len(cache) > _WEIGHT_CACHE:
-                    cache.popitem(last=False)
-            cache.move_to_end(weight_index)
-            return cache[weight_index]
+            known = cache.get(weight_index)
+            if known is not None:
+                cache.move_to_end(weight_index)
+                return known
+        read = self.weights.read(weight_index)
+        with self._weight_lock:  # type: ignore[attr-defined]
+            cache[weight_index] = read
+            while len(cache) > _WEIGHT_CACHE:
+                cache.popitem(last=False)
+        return read
 
     def data_term(self, index: int) -> npt.NDArray[np.complex64]:
         """Data term y of one particle, method.md section 2.

@@ -124,13 +124,16 @@ class ParticleViews:
         """The distinct weight ``index``."""
         with self._lock:
             view = self._weights.get(index)
-            if view is None:
-                view = self._weights[index] = self._make_weight(index)
-                if len(self._weights) > _WEIGHTS_KEPT:
-                    self._weights.popitem(last=False)
-            else:
+            if view is not None:
                 self._weights.move_to_end(index)
-            return view
+                return view
+        # Made outside the lock: where each particle has a weight of its own, all threads make them.
+        view = self._make_weight(index)
+        with self._lock:
+            self._weights[index] = view
+            if len(self._weights) > _WEIGHTS_KEPT:
+                self._weights.popitem(last=False)
+        return view
 
     def _make_weight(self, index: int) -> WeightView:
         grid = self._grid

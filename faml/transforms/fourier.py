@@ -24,12 +24,14 @@ Scalar = TypeVar("Scalar", bound=np.inexact)
 
 __all__ = [
     "FourierGrid",
+    "NormalOperator",
     "even_fast_length",
     "fourier_grid",
     "full_resolution_shell",
     "half_cube",
     "half_cube_adjoint",
     "padded_half_cube",
+    "padded_weight",
     "shell_indices",
     "spectrum_of",
     "sum_over_shells",
@@ -141,10 +143,10 @@ class FourierGrid:
         kx, ky, kz in steps of the padded spectrum, 1/(2n).
         """
         reach = self.padded_reach
-        axis = np.arange(-reach, reach + 1)
-        kz, ky, kx = np.meshgrid(axis, axis, axis[reach:], indexing="ij")
-        inside = kz**2 + ky**2 + kx**2 < reach**2
-        return np.stack([kx[inside], ky[inside], kz[inside]], axis=1).astype(np.float32)
+        square = np.arange(-reach, reach + 1) ** 2
+        inside = square[:, None, None] + square[:, None] + square[reach:] < reach**2
+        kz, ky, kx = np.nonzero(inside)
+        return np.stack([kx, ky - reach, kz - reach], axis=1).astype(np.float32)
 
     @property
     def shell_counts(self) -> npt.NDArray[np.float64]:
@@ -163,7 +165,7 @@ class FourierGrid:
         return spectrum
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def fourier_grid(box: int, align_shell: int, sum_shell: int) -> FourierGrid:
     """The grid of a resolution; grids are cached, as every iteration asks for one.
 
@@ -198,7 +200,7 @@ def fourier_grid(box: int, align_shell: int, sum_shell: int) -> FourierGrid:
         align_count=count,
         search_edge=edge,
         search_indices=(search + kx[:count]).astype(np.int64),
-        work_edge=min(even_fast_length(2 * sum_shell + 2), even_fast_length(box)),
+        work_edge=even_fast_length(2 * sum_shell + 2),
     )
 
 
