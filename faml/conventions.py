@@ -42,29 +42,11 @@ __all__ = [
     "relion_origins_to_translations",
     "rotation_angle_deg",
     "translations_to_relion_origins",
-    "zyz_to_matrices",
 ]
 
 FloatArray = npt.NDArray[np.floating]
 ComplexArray = npt.NDArray[np.complexfloating]
 IntArray = npt.NDArray[np.integer]
-
-
-def zyz_to_matrices(angles_rad: FloatArray) -> npt.NDArray[np.float64]:
-    """Active rotation matrices ``Rz(alpha) Ry(beta) Rz(gamma)``.
-
-    Parameters
-    ----------
-    angles_rad : (..., 3) float
-        alpha, beta, gamma in radians.
-
-    Returns
-    -------
-    (..., 3, 3) float64
-    """
-    angles = np.asarray(angles_rad, dtype=np.float64)
-    flat = Rotation.from_euler("ZYZ", angles.reshape(-1, 3)).as_matrix()
-    return flat.reshape(*angles.shape[:-1], 3, 3)
 
 
 def relion_angles_deg_to_matrices(angles_deg: FloatArray) -> npt.NDArray[np.float64]:
