@@ -25,3 +25,7 @@ def __getattr__(name: str) -> Any:
     if name in ("RunResult", "iterate", "resume", "run"):
         return getattr(import_module("faml.api"), name)
     raise AttributeError(f"module 'faml' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from faml.config import RunConfig, build_config, config_to_toml
 from faml.em.loop import EmRun, Progress
+from faml.em.schedule import BLIND_STARTS, first_align_shell
 from faml.em.start import REFERENCE_FREE_STARTS, start_assignments
 from faml.em.state import State
 from faml.errors import (
@@ -29,7 +30,7 @@ from faml.errors import (
     OutputError,
 )
 from faml.io.atomic import write_text_atomic
-from faml.io.checkpoint import HDF5Checkpoint, StoredRun, read_run
+from faml.io.checkpoint import HDF5Checkpoint, StoredRun, read_run, software_versions
 from faml.io.dataset import Dataset, open_particles
 from faml.io.mrc import read_volume
 from faml.io.output import (
@@ -144,8 +145,10 @@ def run_config(
     reference, warnings = _reference(config, particles)
     em = EmRun(particles, config, reference=reference, progress=progress)
     directory = prepare_output_directory(config.output, dataset.files)
-    write_text_atomic(directory / _CONFIG_NAME, config_to_toml(config))
+    write_text_atomic(directory / _CONFIG_NAME, _config_text(em))
+    warnings = (*warnings, *_unused_poses(config, particles))
     with _logged(directory):
+        _log_header(em, dataset)
         for warning in (*dataset.warnings, *warnings):
             _LOG.warning(warning)
         return _carry_out(em, dataset, directory, None, on_state, warnings)
@@ -176,6 +179,8 @@ def resume(
         If there is no readable run, or its particles have changed.
     """
     folder = Path(directory)
+    if folder.name == CHECKPOINT_NAME and folder.is_file():
+        folder = folder.parent
     stored = read_run(folder / CHECKPOINT_NAME)
     config = _changed(stored.config, iterations=iterations, threads=threads)
     dataset = open_particles(config.data, config.em.seed)
@@ -187,7 +192,7 @@ def resume(
         state = replace(state, stop_reason="")
     em = EmRun(particles, config, reference=reference, progress=progress)
     with _logged(folder):
-        write_text_atomic(folder / _CONFIG_NAME, config_to_toml(config))
+        write_text_atomic(folder / _CONFIG_NAME, _config_text(em))
         _LOG.info("resumed after iteration %d", state.iteration)
         return _carry_out(em, dataset, folder, state, on_state, warnings)
 
@@ -241,7 +246,7 @@ def _carry_out(
                 if on_state is not None:
                     on_state(state, dataset)
             last = checkpoint.last()
-            _LOG.info(last.stop_reason or f"stopped: {last.iteration} iterations done")
+            _LOG.info(last.stop_reason or f"stopped after {last.iteration} iterations")
             final = em.finish(last)
         maps, star = _write_results(final, dataset, directory)
         _draw(directory / "slices.png", final, dataset)
@@ -396,24 +401,73 @@ def _draw(path: Path, state: State, dataset: Dataset) -> None:
             state.model.volumes,
             size,
             title=f"iteration {state.iteration}, "
-            f"{dataset.particles.box * size / state.align_shell:.1f} Å",
+            f"aligned to {dataset.particles.box * size / state.align_shell:.1f} Å",
             labels=[f"class {k + 1}: {100 * f:.0f} %" for k, f in enumerate(fractions)],
         )
     except OutputError as error:
         _LOG.warning("no picture of iteration %d: %s", state.iteration, error)
 
 
+def _config_text(em: EmRun) -> str:
+    """The configuration, and in comments what follows from it and the data."""
+    shell = first_align_shell(em.particles.box, em.radius_voxels, em.config.em)
+    diameter = 2.0 * em.radius_voxels * em.particles.voxel_size_angstrom
+    return (
+        f"{config_to_toml(em.config)}\n"
+        "# Where settings above are absent, the data decided:\n"
+        f"# max_shift_voxels = {em.max_shift_voxels:.2f}\n"
+        f"# particle_diameter_angstrom = {diameter:.1f} (no mask unless it is given)\n"
+        f"# first_shell = {shell}\n"
+    )
+
+
+def _unused_poses(config: RunConfig, particles: ParticleSet) -> tuple[str, ...]:
+    if particles.poses is None or config.em.start not in BLIND_STARTS:
+        return ()
+    if config.search.local_angle_deg is not None:
+        return ("--local-angle searches around the file's poses, but the start is random",)
+    return ("the file's poses are not used; --start poses begins from them",)
+
+
+def _log_header(em: EmRun, dataset: Dataset) -> None:
+    """What was run on what, and settings that follow from the data."""
+    particles, config = em.particles, em.config
+    versions = ", ".join(f"{name} {number}" for name, number in software_versions().items())
+    _LOG.info("%s", versions)
+    _LOG.info(
+        "%d particles of %d in %s; box %d, voxel size %g Angstrom, %d distinct weights (%s)",
+        len(particles), dataset.available, ", ".join(config.data.inputs[:3]), particles.box,
+        particles.voxel_size_angstrom, int(particles.weight_index.max()) + 1,
+        dataset.weight_source,
+    )  # fmt: skip
+    _LOG.info(
+        "strategy %s, %d classes, start %s, seed %d, %d threads, particle radius %.1f voxels, "
+        "shifts to %.1f voxels",
+        config.search.strategy, config.em.classes, config.em.start, config.em.seed,
+        config.threads, em.radius_voxels, em.max_shift_voxels,
+    )  # fmt: skip
+    _LOG.info("grey values: %s", dataset.normalisation.reason)
+
+
 def _log_state(state: State, dataset: Dataset) -> None:
     found = state.assignments
     extent = dataset.particles.box * dataset.particles.voxel_size_angstrom
+    changes = state.changes
+    moved = (
+        ""
+        if changes is None
+        else f"median movement {changes.median_angle_deg:.2f} degrees and "
+        f"{changes.median_shift_voxels:.2f} voxel, "
+    )
     _LOG.info(
-        "iteration %d: log-likelihood %.1f, resolution %.1f Angstrom, occupancies %s, effective "
-        "poses %.2f, next shell %d",
+        "iteration %d: log-likelihood %.1f, aligned to %.1f Angstrom, occupancies %s, effective "
+        "poses %.2f, %snext shell %d",
         state.iteration,
         state.log_likelihood,
         extent / state.align_shell,
         " ".join(f"{f:.3f}" for f in state.model.class_fractions),
         float(found.effective_poses.mean()),
+        moved,
         state.next_align_shell,
     )
     if found.fallbacks.any():

@@ -216,5 +216,10 @@ def _validated(values: dict[str, Any]) -> RunConfig:
         for item in error.errors():
             place = ".".join(str(part) for part in item["loc"])
             text = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{place}: {text}" if place else text)
-        raise ConfigurationError("; ".join(lines)) from error
+            if item["type"] == "extra_forbidden":
+                lines.append(f"unknown setting {place}; settings stand in data, search and em")
+            elif place:
+                lines.append(f"{place}: {text}, found {item['input']!r}")
+            else:
+                lines.append(text)
+        raise ConfigurationError("; ".join(lines)) from None

@@ -75,7 +75,7 @@ def test_output_directory_is_complete(whole, folder):
     log = (directory / "run.log").read_text()
     assert all(f"iteration {i}: log-likelihood" in log for i in range(5))
     assert "occupancies 1.000" in log
-    assert "stopped: 4 iterations done" in log
+    assert "stopped after 4 iterations" in log
 
 
 def test_stored_paths_are_absolute(folder, tmp_path, monkeypatch):
@@ -391,6 +391,31 @@ def test_home_directory_is_understood(folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "boxes")
     result = faml.run("~/boxes/*.mrc", "~/run", **settings(iterations=0))
     assert result.directory == tmp_path / "run"
+
+
+def test_log_and_configuration_say_what_was_run(whole):
+    log = (whole.directory / "run.log").read_text()
+    for word in ("numba", "7 particles of 7", "voxel size 10", "tilt range", "seed 4", "radius"):
+        assert word in log
+    text = (whole.directory / "config.toml").read_text()
+    assert "# particle_diameter_angstrom = 96.0" in text
+    assert config_from_toml(text).em.seed == 4
+
+
+def test_poses_that_are_not_used_are_said(whole, tmp_path):
+    result = faml.run(whole.star, tmp_path / "run", **settings(iterations=0))
+    assert any("--start poses" in warning for warning in result.warnings)
+    again = faml.run(whole.star, tmp_path / "again", **settings(iterations=0, start="poses"))
+    assert not any("poses" in warning for warning in again.warnings)
+
+
+def test_results_are_no_particles(whole, tmp_path):
+    with pytest.raises(InputDataError, match=r"found results of faml; give its particles\.star"):
+        faml.run(whole.directory, tmp_path / "run", **settings())
+
+
+def test_resume_takes_the_checkpoint_too(whole):
+    assert api.resume(whole.directory / "run.h5").state.iteration == whole.state.iteration
 
 
 def test_iterate_refuses_at_once(folder):

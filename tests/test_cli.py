@@ -138,10 +138,10 @@ def test_run_says_what_it_does(cli, folder, options, tmp_path):
     lines = err.splitlines()
     for number in range(3):
         assert lines[number].startswith(f"iteration   {number}  log-likelihood")
-    for word in ("resolution", "Å", "occupancy 100 %", "effective poses", "moved", "deg", "voxel"):
-        assert word in lines[2]
-    assert lines[3].endswith("class_001.mrc, particles.star, run.h5; pictures in slices.png")
-    assert len(lines) == 4
+    words = ("aligned to", "Å", "occupancy 100 %", "effective poses", "moved", "deg", "voxel")
+    assert all(word in lines[2] for word in words)
+    assert "stopped after 2 iterations, not converged; continue with: faml resume" in lines[3]
+    assert lines[4].endswith("class_001.mrc, particles.star, run.h5; pictures in slices.png")
 
 
 def test_run_without_any_option_but_the_wedge(cli, folder, tmp_path):
@@ -225,6 +225,7 @@ def test_options_win_over_the_configuration(tmp_path):
     [
         ("progress = 3", "unknown setting progress; settings stand in the tables [data]"),
         ('[data]\ninputs = "boxes"', "data.inputs: expected a list of paths, found 'boxes'"),
+        ("[em]\nclasse = 2", "unknown setting em.classe"),
         ("em = 3", "expected a table [em], found 3"),
         ("[data]\nvoxel_size_angstrom = inf", "voxel_size_angstrom"),
     ],
@@ -282,6 +283,7 @@ def test_inspect(cli, folder):
         (["--strategy", "nonsense"], 2, "unknown strategy 'nonsense'; installed are: fa, faml"),
         (["--tilt-range", "60", "-60"], 2, "MIN < MAX"),
         (["--tilt-range", "10", "10"], 2, "MIN < MAX"),
+        (["--classes", "0"], 2, "greater than or equal to 1, found 0"),
         (["--threads", "0"], 2, "threads"),
         (["--iterations", "-1"], 2, "iterations"),
         (["--preset", "nonsense"], 2, "expected one of paper, robust"),
@@ -293,6 +295,7 @@ def test_inspect(cli, folder):
         (["--max-shift", "8"], 2, "lower --max-shift"),
         (["--max-resolution", "0"], 2, "finest resolution"),
         (["--particle-diameter", "1000"], 2, "exceeds the box"),
+        (["--particle-diameter", "30"], 2, "at least 4 voxels (40 Angstrom), found 30"),
         (["--config", "absent.toml"], 2, "absent.toml: cannot be read"),
         (["--classes", "many"], 2, "run --help"),
         (["--nonsense"], 2, "--nonsense"),

@@ -98,7 +98,7 @@ class RunDisplay:
         self._began = time.monotonic()
         self.say(
             f"iteration {state.iteration:3d}  log-likelihood {state.log_likelihood:14.1f}  "
-            f"resolution {extent / state.align_shell:6.1f} Å  occupancy {fractions} %  "
+            f"aligned to {extent / state.align_shell:6.1f} Å  occupancy {fractions} %  "
             f"effective poses {state.assignments.effective_poses.mean():5.2f}{moved}"
         )
         self._label = f"iteration {state.iteration + 1:3d}"

@@ -40,19 +40,26 @@ def run(
     ] = None,
     tilt_range: TiltRange = None,
     voxel_size: VoxelSize = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes K.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes K. Default: 1.")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="fa, faml or an installed one (faml strategies).")
+        str | None, typer.Option(help="fa, faml (default) or an installed one (faml strategies).")
     ] = None,
-    iterations: Annotated[int | None, typer.Option(help="Maximum number of iterations.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same result.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Maximum number of iterations. Default: 40.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same result. Default: 0.")] = None,
     threads: Threads = None,
     max_shift: Annotated[
-        float | None, typer.Option("--max-shift", help="Largest translation in voxels.")
+        float | None,
+        typer.Option(
+            "--max-shift",
+            help="Largest translation in voxels. Default: box / 8, or what input poses need.",
+        ),
     ] = None,
     particle_diameter: Diameter = None,
     start: Annotated[
-        str | None, typer.Option(help="random, average, poses (of the STAR file) or an MRC file.")
+        str | None,
+        typer.Option(help="random (default), average, poses (of the STAR file) or an MRC file."),
     ] = None,
     start_lowpass: Annotated[
         float | None, typer.Option(help="Low-pass of the start in Angstrom.")
@@ -60,9 +67,9 @@ def run(
     preset: Annotated[
         str | None, typer.Option(help="robust (default), or paper (the published recipe).")
     ] = None,
-    update: Annotated[str | None, typer.Option(help="M-step: ratio or impute.")] = None,
+    update: Annotated[str | None, typer.Option(help="M-step: ratio (default) or impute.")] = None,
     max_candidates: Annotated[
-        int | None, typer.Option(help="Candidate poses per particle and class.")
+        int | None, typer.Option(help="Candidate poses per particle and class. Default: 50.")
     ] = None,
     max_shell: Annotated[
         int | None, typer.Option(help="Largest Fourier shell used for alignment.")
@@ -229,5 +236,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _summary(display: RunDisplay, result: RunResult) -> None:
+    state = result.state
+    if state.iteration > 0 and not state.stop_reason:
+        display.say(
+            f"stopped after {state.iteration} iterations, not converged; continue with: faml "
+            f"resume {result.directory} --iterations {2 * state.iteration}"
+        )
     maps = ", ".join(path.name for path in result.maps)
     display.say(f"{result.directory}: {maps}, {result.star.name}, run.h5; pictures in slices.png")

@@ -43,6 +43,7 @@ WeightSource = Literal["volumes", "tilt range", "missing"]
 
 _SUBSET_STREAM = 0x5B5E7
 """Keeps the draw of a subset apart from every other use of the run's seed."""
+_SMALLEST_DIAMETER_VOXELS = 4
 _VOXEL_TOLERANCE = 0.01
 
 
@@ -345,6 +346,12 @@ def _radius_voxels(config: DataConfig, box: int, voxel_size_angstrom: float) -> 
     diameter = config.particle_diameter_angstrom
     if diameter is None:
         return DEFAULT_RADIUS * box
+    if diameter < _SMALLEST_DIAMETER_VOXELS * voxel_size_angstrom:
+        raise ConfigurationError(
+            f"expected a particle diameter of at least {_SMALLEST_DIAMETER_VOXELS} voxels "
+            f"({_SMALLEST_DIAMETER_VOXELS * voxel_size_angstrom:g} Angstrom), found {diameter:g} "
+            "Angstrom; correct --particle-diameter"
+        )
     if diameter > box * voxel_size_angstrom:
         raise ConfigurationError(
             f"the particle diameter of {diameter:g} A exceeds the box of {box} x "

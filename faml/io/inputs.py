@@ -76,6 +76,11 @@ def resolve_inputs(inputs: Sequence[str]) -> InputFiles:
 def _expand(text: str) -> tuple[list[Path], list[str]]:
     path = Path(text).expanduser()
     if path.is_dir():
+        if (path / "run.h5").exists():
+            raise InputDataError(
+                f"{path}: expected particles, found results of faml; give its particles.star, or "
+                "the folder of the particles"
+            )
         files = _natural(child for child in path.iterdir() if child.suffix.lower() == ".mrc")
         files = [child for child in files if not child.name.startswith(".")]
         stars = _natural(path.glob("*.star"))
