@@ -463,6 +463,14 @@ def test_conventions_fixture_keeps_relative_grey_values():
     assert (observed == expected)[radius2 < 15.5**2].mean() > 0.99
 
 
+def test_particle_that_fills_its_box_is_warned_about(tmp_path):
+    path = folder(tmp_path / "in", count=2)
+    extent = open_particles(config(path), 0).particles.box * 4.0
+    for share, warned in ((0.9, False), (0.95, True)):
+        found = open_particles(config(path, particle_diameter_angstrom=share * extent), 0)
+        assert any("larger boxes" in w for w in found.warnings) == warned
+
+
 @needs_shared
 def test_real_ribosome_opens():
     star = SHARED / "real_ribosome" / "particles.star"

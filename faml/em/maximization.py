@@ -17,6 +17,7 @@ from faml.em.statistics import Statistics
 from faml.errors import InputDataError
 from faml.model import ZETA2_FLOOR, Model
 from faml.transforms.fourier import (
+    BALL_RADIUS,
     FourierGrid,
     NormalOperator,
     half_cube_adjoint,
@@ -32,7 +33,7 @@ CLASS_MASS_FLOOR = 0.5
 _NOISE_FLOOR = 1e-3  # of the data's power per shell: interpolation is no better than that
 _COVERAGE_FLOOR = 0.1  # of a shell's mean, in the preconditioner
 _OPERATOR_ERROR = 2e-2  # of a shell's mean weight: what is less certain is not solved for
-_SOLVENT_FROM, _SOLVENT_TO = 0.4, 0.46  # radii in boxes, where there is no mask
+_SOLVENT_FROM = 0.4  # radius in boxes, where there is no mask
 _TOLERANCE = 1e-4  # relative, of conjugate gradients in the preconditioned norm
 _MOST_STEPS = 60
 _WEIGHT_FLOOR = 1e-3  # of the best shell's mean weight: less cannot be told from ringing
@@ -331,7 +332,7 @@ def finish_volume(
 def _solvent(n: int, mask: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
     """Where there is no particle, within the ball that averages are confined to."""
     inside = soft_sphere(n, _SOLVENT_FROM * n, 1.0) if mask is None else mask
-    return np.maximum(soft_sphere(n, _SOLVENT_TO * n, 1.0) - inside, 0.0)
+    return np.maximum(soft_sphere(n, BALL_RADIUS * n, 1.0) - inside, 0.0)
 
 
 def soft_sphere(n: int, radius_voxels: float, edge_voxels: float) -> npt.NDArray[np.float32]:

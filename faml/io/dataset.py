@@ -36,6 +36,7 @@ from faml.io.star import (
 )
 from faml.io.wedge_files import TiltRangeWeight, VolumeWeights, weight_power
 from faml.particles import ParticlePoses, ParticleSet, WeightReader
+from faml.transforms.fourier import BALL_RADIUS
 
 __all__ = ["Dataset", "FileVolumes", "WeightSource", "open_particles", "survey_particles"]
 
@@ -223,6 +224,7 @@ def _open(config: DataConfig, seed: int, *, weights_required: bool) -> Dataset:
             *subset_warnings,
             *_header_warnings(headers),
             *voxel_warnings,
+            *_extent_warnings(config, box, voxel_size),
             *weights.warnings,
             *grey_warnings,
             *([contrast] if contrast else []),
@@ -358,6 +360,18 @@ def _radius_voxels(config: DataConfig, box: int, voxel_size_angstrom: float) -> 
             f"{voxel_size_angstrom:g} = {box * voxel_size_angstrom:g} A; it is given in angstrom"
         )
     return 0.5 * diameter / voxel_size_angstrom
+
+
+def _extent_warnings(config: DataConfig, box: int, voxel_size_angstrom: float) -> tuple[str, ...]:
+    """Averages are confined to the ball that the box holds (`transforms.fourier`)."""
+    diameter = config.particle_diameter_angstrom
+    ball = 2.0 * BALL_RADIUS * box * voxel_size_angstrom
+    if diameter is None or diameter <= ball:
+        return ()
+    return (
+        f"the particle diameter of {diameter:g} A exceeds {ball:.0f} A, the part of the box that "
+        "averages keep; extract the particles in larger boxes",
+    )
 
 
 def _poses(

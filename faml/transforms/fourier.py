@@ -17,12 +17,14 @@ import scipy.fft
 
 _REACH_FULL, _REACH_NONE = 0.75, 1.0
 """Distances in boxes to which point spread functions count in full, and not at all."""
-_BALL_FULL, _BALL_NONE = 0.46, 0.5
-"""The same of volumes, from the centre."""
+BALL_RADIUS = 0.46
+"""Radius in boxes of the ball that averages are confined to."""
+_BALL_NONE = 0.5
 
 Scalar = TypeVar("Scalar", bound=np.inexact)
 
 __all__ = [
+    "BALL_RADIUS",
     "FourierGrid",
     "NormalOperator",
     "even_fast_length",
@@ -314,7 +316,7 @@ class NormalOperator:
         self._spectrum = np.zeros((2 * edge, 2 * edge, edge + 1), dtype=np.float32)
         flat = self._spectrum.reshape(-1)
         axis = scipy.fft.fftfreq(edge)
-        self._ball = _fade(_distances(axis), _BALL_FULL, _BALL_NONE).astype(np.float32)
+        self._ball = _fade(_distances(axis), BALL_RADIUS, _BALL_NONE).astype(np.float32)
         flat[_flat_indices(grid.weight_points, 2 * edge)] = weight_sum
 
     @property
