@@ -27,7 +27,7 @@ SECONDS_PER_PARTICLE = 0.06
 At r_max 31 it is about 1.0 s: the work grows with the number of components, r_max cubed."""
 THREAD_EFFICIENCY = 0.9
 """Two threads run at least 1.8 times as fast as one."""
-BASE_BYTES = 350 * 2**20
+BASE_BYTES = 450 * 2**20
 """Interpreter, libraries, compiled kernels and tables."""
 
 CONVENTIONS = (
