@@ -425,7 +425,10 @@ def _unused_poses(config: RunConfig, particles: ParticleSet) -> tuple[str, ...]:
     if particles.poses is None or config.em.start not in BLIND_STARTS:
         return ()
     if config.search.local_angle_deg is not None:
-        return ("--local-angle searches around the file's poses, but the start is random",)
+        return (
+            f"--local-angle searches around the file's poses, but the start is {config.em.start}; "
+            "--start poses begins from them",
+        )
     return ("the file's poses are not used; --start poses begins from them",)
 
 

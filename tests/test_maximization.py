@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from models import particle_at, soft_weight, true_model
-from phantoms import blobs, simulated
+from phantoms import DETAILED, blobs, simulated
 from scipy.spatial.transform import Rotation
 
 from faml.config import EmConfig, build_config
@@ -307,3 +307,20 @@ def test_solvent_has_zero_mean_and_the_mask_flattens():
     mask = soft_sphere(20, 6.0, 2.0)
     flat = finish_volume(volume, mask)
     assert (flat[mask == 0] == 0).all()
+
+
+@pytest.mark.parametrize("share", [None, 0.7, 0.9, 0.92, 1.0])
+def test_mean_is_found_whatever_the_mask_leaves(share):
+    """A mask that fills the box leaves no solvent; the mean was zero then, and the shape off."""
+    n = 24
+    particles, _ = simulated(
+        n=n, count=20, noise=0.2, weight=wedge_weight(n, (-50, 65)), seed=2, phantom=DETAILED
+    )
+    diameter = None if share is None else share * n * particles.voxel_size_angstrom
+    config = build_config(
+        data={"particle_diameter_angstrom": diameter}, em={"start": "poses", "iterations": 0}
+    )
+    (state,) = EmRun(particles, config).states()
+    truth = blobs(n, **DETAILED)
+    assert state.model.volumes[0].mean() == pytest.approx(truth.mean(), rel=0.1)
+    assert pearson(state.model.volumes[0], truth) > 0.975

@@ -20,7 +20,9 @@ from faml.transforms.fourier import (
     BALL_RADIUS,
     FourierGrid,
     NormalOperator,
+    grid_distances,
     half_cube_adjoint,
+    raised_cosine,
     spectrum_of,
     sum_over_shells,
     volume_of,
@@ -31,9 +33,10 @@ __all__ = ["CLASS_MASS_FLOOR", "MStep", "maximise", "soft_sphere"]
 CLASS_MASS_FLOOR = 0.5
 """A class with less posterior mass than this many particles keeps its old average."""
 _NOISE_FLOOR = 1e-3  # of the data's power per shell: interpolation is no better than that
-_COVERAGE_FLOOR = 0.1  # of a shell's mean, in the preconditioner
+_COVERAGE_FLOOR = 0.1  # of a shell's mean weight; less is hardly seen
 _OPERATOR_ERROR = 2e-2  # of a shell's mean weight: what is less certain is not solved for
 _SOLVENT_FROM = 0.4  # radius in boxes, where there is no mask
+_LEAST_SOLVENT = 0.02  # of the ball, for a mask's surroundings to tell the solvent's mean
 _TOLERANCE = 1e-4  # relative, of conjugate gradients in the preconditioned norm
 _MOST_STEPS = 60
 _WEIGHT_FLOOR = 1e-3  # of the best shell's mean weight: less cannot be told from ringing
@@ -330,14 +333,18 @@ def finish_volume(
 
 
 def _solvent(n: int, mask: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
-    """Where there is no particle, within the ball that averages are confined to."""
-    inside = soft_sphere(n, _SOLVENT_FROM * n, 1.0) if mask is None else mask
-    return np.maximum(soft_sphere(n, BALL_RADIUS * n, 1.0) - inside, 0.0)
+    """Where there is no particle, within the ball that averages are confined to.
+
+    A mask that fills the ball leaves none; the outermost part of the ball has to do then.
+    """
+    ball = soft_sphere(n, BALL_RADIUS * n, 1.0)
+    inside = soft_sphere(n, _SOLVENT_FROM * n, 1.0)
+    if mask is not None and np.maximum(ball - mask, 0.0).sum() > _LEAST_SOLVENT * ball.sum():
+        inside = mask
+    return np.maximum(ball - inside, 0.0)
 
 
 def soft_sphere(n: int, radius_voxels: float, edge_voxels: float) -> npt.NDArray[np.float32]:
     """1 inside a radius, a raised cosine over the edge, 0 outside; ``(n, n, n)`` float32."""
-    axis = (np.arange(n) - n // 2).astype(np.float64)
-    distance = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis**2)
-    ramp = np.clip((distance - radius_voxels) / edge_voxels, 0.0, 1.0)
-    return (0.5 + 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
+    distances = grid_distances((np.arange(n) - n // 2).astype(np.float64))
+    return raised_cosine(distances, radius_voxels, radius_voxels + edge_voxels).astype(np.float32)

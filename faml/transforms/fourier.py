@@ -30,10 +30,12 @@ __all__ = [
     "even_fast_length",
     "fourier_grid",
     "full_resolution_shell",
+    "grid_distances",
     "half_cube",
     "half_cube_adjoint",
     "padded_half_cube",
     "padded_weight",
+    "raised_cosine",
     "shell_indices",
     "spectrum_of",
     "sum_over_shells",
@@ -315,8 +317,8 @@ class NormalOperator:
         edge = grid.work_edge
         self._spectrum = np.zeros((2 * edge, 2 * edge, edge + 1), dtype=np.float32)
         flat = self._spectrum.reshape(-1)
-        axis = scipy.fft.fftfreq(edge)
-        self._ball = _fade(_distances(axis), BALL_RADIUS, _BALL_NONE).astype(np.float32)
+        distances = grid_distances(scipy.fft.fftfreq(edge))
+        self._ball = raised_cosine(distances, BALL_RADIUS, _BALL_NONE).astype(np.float32)
         flat[_flat_indices(grid.weight_points, 2 * edge)] = weight_sum
 
     @property
@@ -383,7 +385,7 @@ def padded_weight(values: npt.NDArray[np.float32], grid: FourierGrid) -> npt.NDA
     return half_cube(scipy.fft.rfftn(repeated).real, grid.padded_reach)
 
 
-def _distances(axis: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def grid_distances(axis: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Distance from the origin on a cubic grid."""
     square = axis**2
     distances: npt.NDArray[np.float64] = np.sqrt(
@@ -392,7 +394,9 @@ def _distances(axis: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return distances
 
 
-def _fade(distances: npt.NDArray[np.float64], full: float, none: float) -> npt.NDArray[np.float64]:
+def raised_cosine(
+    distances: npt.NDArray[np.float64], full: float, none: float
+) -> npt.NDArray[np.float64]:
     """Raised cosine from 1 to 0 between two distances."""
     faded: npt.NDArray[np.float64] = 0.5 + 0.5 * np.cos(
         np.pi * np.clip((distances - full) / (none - full), 0.0, 1.0)
@@ -405,7 +409,7 @@ def _spread_window(edge: int) -> npt.NDArray[np.float32]:
     """Taper and interpolation compensation of point spread functions, ``(2m, 2m, 2m)``."""
     axis = scipy.fft.fftfreq(2 * edge)
     compensation = 1.0 / np.sinc(axis) ** 2
-    window = _fade(_distances(2.0 * axis), _REACH_FULL, _REACH_NONE)
+    window = raised_cosine(grid_distances(2.0 * axis), _REACH_FULL, _REACH_NONE)
     window *= compensation[:, None, None]
     window *= compensation[None, :, None]
     window *= compensation[None, None, :]
