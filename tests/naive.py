@@ -116,10 +116,10 @@ def so3_correlation(p, q, radial, rotation):
 
 
 def local_maxima(score):
-    """Flat indices of grid points that exceed all 26 neighbours, poles mirrored."""
-    gammas, alphas, betas = score.shape
+    """Flat indices of [beta, gamma, alpha] points above all 26 neighbours, poles mirrored."""
+    betas, gammas, alphas = score.shape
     found = []
-    for g, a, b in itertools.product(range(gammas), range(alphas), range(betas)):
+    for b, g, a in itertools.product(range(betas), range(gammas), range(alphas)):
         best = True
         for dg, da, db in itertools.product((-1, 0, 1), repeat=3):
             if (dg, da, db) == (0, 0, 0):
@@ -128,10 +128,10 @@ def local_maxima(score):
             if bb < 0 or bb >= betas:
                 bb = -1 - bb if bb < 0 else 2 * betas - 1 - bb
                 gg, aa = gg + gammas // 2, aa + alphas // 2
-            if score[gg % gammas, aa % alphas, bb] >= score[g, a, b]:
+            if score[bb, gg % gammas, aa % alphas] >= score[b, g, a]:
                 best = False
         if best:
-            found.append((g * alphas + a) * betas + b)
+            found.append((b * gammas + g) * alphas + a)
     return found
 
 

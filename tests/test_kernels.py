@@ -140,38 +140,38 @@ def test_shell_residual_matches_its_twin():
 
 def test_local_maxima_match_their_twin_also_across_the_poles():
     rng = np.random.default_rng(6)
-    score = rng.normal(size=(8, 8, 4)).astype(np.float32)
-    score[2, 3, 0] = 9.0  # at a pole, whose neighbours lie across it
-    score[5, 1, 3] = 8.0
+    score = rng.normal(size=(4, 8, 8)).astype(np.float32)
+    score[0, 2, 3] = 9.0  # at a pole, whose neighbours lie across it
+    score[3, 5, 1] = 8.0
     found = np.empty(score.size, np.int64)
     count = local_maxima(score, found)
     assert sorted(found[:count]) == naive.local_maxima(score)
 
 
 def test_a_plateau_counts_once_and_an_empty_score_not_at_all():
-    score = np.zeros((6, 6, 3), np.float32)
-    score[2, 2, 1] = score[2, 3, 1] = 1.0
+    score = np.zeros((3, 6, 6), np.float32)
+    score[1, 2, 2] = score[1, 2, 3] = 1.0
     found = np.empty(score.size, np.int64)
     count = local_maxima(score, found)
-    assert (2 * 6 + 2) * 3 + 1 in found[:count]
-    assert (2 * 6 + 3) * 3 + 1 not in found[:count]
-    assert local_maxima(np.full((6, 6, 3), -np.inf, np.float32), found) == 0
+    assert (1 * 6 + 2) * 6 + 2 in found[:count]
+    assert (1 * 6 + 2) * 6 + 3 not in found[:count]
+    assert local_maxima(np.full((3, 6, 6), -np.inf, np.float32), found) == 0
 
 
 def test_equal_maxima_across_a_pole_are_not_both_lost():
-    score = np.zeros((8, 8, 4), np.float32)
-    score[1, 2, 0] = score[5, 6, 0] = 5.0  # neighbours through beta = 0
+    score = np.zeros((4, 8, 8), np.float32)
+    score[0, 1, 2] = score[0, 5, 6] = 5.0  # neighbours through beta = 0
     found = np.empty(score.size, np.int64)
     count = local_maxima(score, found)
-    assert [f for f in found[:count] if score.reshape(-1)[f] == 5.0] == [(1 * 8 + 2) * 4]
+    assert [f for f in found[:count] if score.reshape(-1)[f] == 5.0] == [1 * 8 + 2]
 
 
 def test_peak_refinement_finds_the_vertex_of_a_parabola():
-    g, a, b = np.indices((8, 8, 6)).astype(np.float32)
+    b, g, a = np.indices((6, 8, 8)).astype(np.float32)
     score = -((g - 3.2) ** 2) - (a - 4.3) ** 2 - (b - 2.1) ** 2
     out = np.empty((1, 3))
-    refine_peaks(score, np.array([(3 * 8 + 4) * 6 + 2]), out)
-    np.testing.assert_allclose(out, [[3.2, 4.3, 2.1]], atol=1e-4)
+    refine_peaks(score, np.array([(2 * 8 + 3) * 8 + 4]), out)
+    np.testing.assert_allclose(out, [[2.1, 3.2, 4.3]], atol=1e-4)
 
 
 def test_suppression_matches_its_twin():

@@ -12,23 +12,23 @@ __all__ = ["local_maxima", "refine_peaks", "suppress_near", "vertex"]
 
 
 @kernel
-def _wrap(shape, g, a, b):
-    """Flat index of (gamma, alpha, beta) indices that may lie one step outside the grid.
+def _wrap(shape, b, g, a):
+    """Flat index of (beta, gamma, alpha) indices that may lie one step outside the grid.
 
     Beyond a pole, ``R(alpha, -beta, gamma) = R(alpha + pi, beta, gamma + pi)``.
     """
-    gammas, alphas, betas = shape
+    betas, gammas, alphas = shape
     if b < 0 or b >= betas:
         b = -1 - b if b < 0 else 2 * betas - 1 - b
         g += gammas // 2
         a += alphas // 2
-    return ((g % gammas) * alphas + a % alphas) * betas + b
+    return (b * gammas + g % gammas) * alphas + a % alphas
 
 
 @kernel
-def _neighbour(score, g, a, b):
+def _neighbour(score, b, g, a):
     """Score at indices that may lie one step outside the grid."""
-    return score.reshape(-1)[_wrap(score.shape, g, a, b)]
+    return score.reshape(-1)[_wrap(score.shape, b, g, a)]
 
 
 @kernel
@@ -37,8 +37,8 @@ def local_maxima(score, found):
 
     Parameters
     ----------
-    score : (G, G, B) float32
-        ``[gamma, alpha, beta]``, periodic in gamma and alpha, with even G, and mirrored at the
+    score : (B, G, G) float32
+        ``[beta, gamma, alpha]``, periodic in gamma and alpha, with even G, and mirrored at the
         poles.
     found : (M,) int64
         Filled with flat indices, in index order; a plateau counts once, by its first point.
@@ -48,49 +48,53 @@ def local_maxima(score, found):
     int
         How many there are; may exceed M, of which only the first M are stored.
     """
-    gammas, alphas, betas = score.shape
+    betas, gammas, alphas = score.shape
     # A halo of copies turns the periodic neighbourhood into plain indexing.
-    halo = np.empty((gammas + 2, alphas + 2, betas + 2), np.float32)
-    for g in range(gammas + 2):
-        for a in range(alphas + 2):
-            row = score[(g - 1) % gammas, (a - 1) % alphas]
-            for b in range(betas):
-                halo[g, a, b + 1] = row[b]
-            halo[g, a, 0] = _neighbour(score, g - 1, a - 1, -1)
-            halo[g, a, betas + 1] = _neighbour(score, g - 1, a - 1, betas)
+    halo = np.empty((betas + 2, gammas + 2, alphas + 2), np.float32)
+    flat = score.reshape(-1)
+    for b in range(betas + 2):
+        for g in range(gammas + 2):
+            row = halo[b, g]
+            first = _wrap(score.shape, b - 1, g - 1, 0)
+            start = first // alphas * alphas
+            offset = first - start
+            for a in range(alphas):
+                row[a + 1] = flat[start + (a + offset) % alphas]
+            row[0] = row[alphas]
+            row[alphas + 1] = row[1]
     count = 0
-    for g in range(1, gammas + 1):
-        for a in range(1, alphas + 1):
-            for b in range(1, betas + 1):
-                value = halo[g, a, b]
+    for b in range(1, betas + 1):
+        for g in range(1, gammas + 1):
+            for a in range(1, alphas + 1):
+                value = halo[b, g, a]
                 if (
-                    value >= halo[g, a, b - 1]
-                    and value >= halo[g, a, b + 1]
+                    value >= halo[b, g, a - 1]
+                    and value >= halo[b, g, a + 1]
                     and value > -np.inf
-                    and _is_highest(halo, score.shape, g, a, b)
+                    and _is_highest(halo, score.shape, b, g, a)
                 ):
                     if count < found.shape[0]:
-                        found[count] = ((g - 1) * alphas + a - 1) * betas + b - 1
+                        found[count] = ((b - 1) * gammas + g - 1) * alphas + a - 1
                     count += 1
     return count
 
 
 @kernel
-def _is_highest(halo, shape, g, a, b):
+def _is_highest(halo, shape, b, g, a):
     """Not lower than the 26 neighbours; equal ones must have a larger flat index.
 
     Ties do occur: correlating a function with itself gives R and its inverse the same score, and
     near the identity these two are neighbours across the pole.
     """
-    value = halo[g, a, b]
-    here = _wrap(shape, g - 1, a - 1, b - 1)
-    for dg in range(-1, 2):
-        for da in range(-1, 2):
-            for db in range(-1, 2):
-                other = halo[g + dg, a + da, b + db]
+    value = halo[b, g, a]
+    here = _wrap(shape, b - 1, g - 1, a - 1)
+    for db in range(-1, 2):
+        for dg in range(-1, 2):
+            for da in range(-1, 2):
+                other = halo[b + db, g + dg, a + da]
                 if other > value:
                     return False
-                if other == value and _wrap(shape, g - 1 + dg, a - 1 + da, b - 1 + db) < here:
+                if other == value and _wrap(shape, b - 1 + db, g - 1 + dg, a - 1 + da) < here:
                     return False
     return True
 
@@ -110,26 +114,26 @@ def refine_peaks(score, peaks, steps):
 
     Parameters
     ----------
-    score : (G, G, B) float32
+    score : (B, G, G) float32
     peaks : (M,) int64
         Flat indices.
     steps : (M, 3) float64
-        Fractional indices [gamma, alpha, beta], each within 1/2 of the maximum. Overwritten.
+        Fractional indices [beta, gamma, alpha], each within 1/2 of the maximum. Overwritten.
     """
-    _, alphas, betas = score.shape
+    _, gammas, alphas = score.shape
     for i in range(peaks.shape[0]):
-        b = peaks[i] % betas
-        a = peaks[i] // betas % alphas
-        g = peaks[i] // (betas * alphas)
-        middle = float(score[g, a, b])
-        steps[i, 0] = g + vertex(
-            float(_neighbour(score, g - 1, a, b)), middle, float(_neighbour(score, g + 1, a, b))
+        a = peaks[i] % alphas
+        g = peaks[i] // alphas % gammas
+        b = peaks[i] // (alphas * gammas)
+        middle = float(score[b, g, a])
+        steps[i, 0] = b + vertex(
+            float(_neighbour(score, b - 1, g, a)), middle, float(_neighbour(score, b + 1, g, a))
         )
-        steps[i, 1] = a + vertex(
-            float(_neighbour(score, g, a - 1, b)), middle, float(_neighbour(score, g, a + 1, b))
+        steps[i, 1] = g + vertex(
+            float(_neighbour(score, b, g - 1, a)), middle, float(_neighbour(score, b, g + 1, a))
         )
-        steps[i, 2] = b + vertex(
-            float(_neighbour(score, g, a, b - 1)), middle, float(_neighbour(score, g, a, b + 1))
+        steps[i, 2] = a + vertex(
+            float(_neighbour(score, b, g, a - 1)), middle, float(_neighbour(score, b, g, a + 1))
         )
 
 

@@ -70,18 +70,19 @@ def fill_correlation(cross_real, cross_imag, wigner, offsets, first, step, out):
         First row of (m, m').
     first, step : int
         Degrees taken.
-    out : (G, L + 1, B) complex64
-        ``[m' mod G, m, j]``. Overwritten for |m'| <= L; other rows must be zero.
+    out : (B, G, L + 1) complex64
+        ``[j, m' mod G, m]``. Overwritten for |m'| <= L; other rows must be zero.
     """
     top = cross_real.shape[0]
     count = wigner.shape[1]
-    period = out.shape[0]
+    period = out.shape[1]
     pr = np.empty(count, np.float32)
     pi = np.empty(count, np.float32)
     nr = np.empty(count, np.float32)
     ni = np.empty(count, np.float32)
-    for m in range(top):
-        for n in range(top):
+    # m' outside: what is written for one m' then stays in the nearest cache.
+    for n in range(top):
+        for m in range(top):
             low = max(m, n)
             start = low
             if step == 2 and (low - first) & 1:
@@ -102,7 +103,7 @@ def fill_correlation(cross_real, cross_imag, wigner, offsets, first, step, out):
                     nr[j] += br * row[j]
                     ni[j] += bi * row[j]
             for j in range(count):
-                out[n, m, j] = complex(pr[j], pi[j])
+                out[j, n, m] = complex(pr[j], pi[j])
             if n > 0:
                 for j in range(count):
-                    out[period - n, m, j] = complex(nr[count - 1 - j], ni[count - 1 - j])
+                    out[j, period - n, m] = complex(nr[count - 1 - j], ni[count - 1 - j])

@@ -21,25 +21,37 @@ class SO3Correlation:
     """Plan for band limit L; immutable, shared by threads.
 
     The grid is ``alpha_a = 2 pi a / G``, ``gamma_g = 2 pi g / G``,
-    ``beta_b = (b + 1/2) pi / B`` with G the first even 5-smooth number >= 2L + 1 and B = G / 2, so
-    no grid point repeats another's rotation.
+    ``beta_b = (b + 1/2) pi / B`` with B = G / 2, so no grid point repeats another's rotation.
 
     Parameters
     ----------
     bandwidth : int
         Largest degree L.
+    period : int, optional
+        G, even and at least 2L + 1; None takes the first such number without prime factors
+        above 5.
+
+    Raises
+    ------
+    ValueError
+        For a period that is odd or too short.
     """
 
-    def __init__(self, bandwidth: int) -> None:
+    def __init__(self, bandwidth: int, period: int | None = None) -> None:
         self.bandwidth = bandwidth
-        self.period = even_fast_length(2 * bandwidth + 1)
+        self.period = even_fast_length(2 * bandwidth + 1) if period is None else period
+        if self.period % 2 or self.period <= 2 * bandwidth:
+            raise ValueError(
+                f"expected an even period above {2 * bandwidth} for bandwidth {bandwidth}, found "
+                f"{self.period}"
+            )
         self.colatitudes = self.period // 2
         self._wigner, self._offsets = wigner_table(bandwidth, self.colatitudes)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape ``(G, G, B)`` of a correlation, ``[gamma, alpha, beta]``."""
-        return (self.period, self.period, self.colatitudes)
+        """Shape ``(B, G, G)`` of a correlation, ``[beta, gamma, alpha]``."""
+        return (self.colatitudes, self.period, self.period)
 
     @property
     def spacing_rad(self) -> float:
@@ -67,20 +79,50 @@ class SO3Correlation:
 
         Returns
         -------
-        (G, G, B) float32
-            ``[gamma, alpha, beta]``.
+        (B, G, G) float32
+            ``[beta, gamma, alpha]``.
         """
+        spectrum = self.spectrum()
+        self.fill(p, q, radial, spectrum, even=even)
+        return self.transform(spectrum)
+
+    def spectrum(self) -> npt.NDArray[np.complex64]:
+        """Zeros ``(B, G, L + 1)`` for `fill`."""
+        return np.zeros((self.colatitudes, self.period, self.bandwidth + 1), dtype=np.complex64)
+
+    def fill(
+        self,
+        p: npt.NDArray[np.complex64],
+        q: npt.NDArray[np.complex64],
+        radial: npt.NDArray[np.float32],
+        spectrum: npt.NDArray[np.complex64],
+        *,
+        even: bool,
+    ) -> None:
+        """Spectrum of `correlate` over gamma and alpha, into an array from `spectrum`."""
         top = self.bandwidth + 1
         step = 2 if even else 1
-        cross_real = np.zeros((top, top, 2, top), dtype=np.float32)
-        cross_imag = np.zeros_like(cross_real)
+        cross_real = np.empty((top, top, 2, top), dtype=np.float32)
+        cross_imag = np.empty_like(cross_real)
         cross_coefficients(p, q, radial, 0, step, cross_real, cross_imag)
-        spectrum = np.zeros((self.period, top, self.colatitudes), dtype=np.complex64)
         fill_correlation(cross_real, cross_imag, self._wigner, self._offsets, 0, step, spectrum)
+
+    def transform(self, spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
+        """The correlation ``(B, G, G)`` of a filled spectrum."""
         correlation: npt.NDArray[np.float32] = scipy.fft.irfftn(
-            spectrum, s=(self.period, self.period), axes=(0, 1), norm="forward"
+            spectrum, s=(self.period, self.period), axes=(1, 2), norm="forward"
         )
         return correlation
+
+    def log_cells(self) -> npt.NDArray[np.float64]:
+        """Logarithm of the Haar measure of a grid point's cell per colatitude, (B,) float64.
+
+        ``(cos(beta - h/2) - cos(beta + h/2)) / (2 G^2)``: all cells together have measure one. As
+        no point lies on a pole there are no caps to be added.
+        """
+        edges = np.cos(np.arange(self.colatitudes + 1) * np.pi / self.colatitudes)
+        cells: npt.NDArray[np.float64] = np.log((edges[:-1] - edges[1:]) / (2.0 * self.period**2))
+        return cells
 
     def angles(self, steps: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """ZYZ angles alpha, beta, gamma (radians) of fractional grid indices.
@@ -88,11 +130,11 @@ class SO3Correlation:
         Parameters
         ----------
         steps : (M, 3) float
-            Indices along ``[gamma, alpha, beta]``.
+            Indices along ``[beta, gamma, alpha]``.
         """
-        gamma = steps[:, 0] * self.spacing_rad
-        alpha = steps[:, 1] * self.spacing_rad
-        beta = (steps[:, 2] + 0.5) * np.pi / self.colatitudes
+        beta = (steps[:, 0] + 0.5) * np.pi / self.colatitudes
+        gamma = steps[:, 1] * self.spacing_rad
+        alpha = steps[:, 2] * self.spacing_rad
         return np.stack([alpha, beta, gamma], axis=1)
 
     def peaks(
@@ -102,7 +144,7 @@ class SO3Correlation:
 
         Parameters
         ----------
-        score : (G, G, B) float32
+        score : (B, G, G) float32
             -inf where a rotation is excluded.
         limit : int
             At most so many.
@@ -136,6 +178,6 @@ class SO3Correlation:
 
 
 @lru_cache(maxsize=32)
-def so3_correlation(bandwidth: int) -> SO3Correlation:
-    """The plan of a band limit; plans are cached."""
-    return SO3Correlation(bandwidth)
+def so3_correlation(bandwidth: int, period: int | None = None) -> SO3Correlation:
+    """The plan of a band limit and grid; plans are cached."""
+    return SO3Correlation(bandwidth, period)
