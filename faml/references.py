@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Hashable
 from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +25,11 @@ from faml.transforms.so3 import SO3Correlation, so3_correlation
 
 __all__ = ["References", "band_limit"]
 
-_DENOMINATORS_KEPT = 64
+T = TypeVar("T")
+_TABLES_KEPT = 64
 _DENOMINATOR_FLOOR = 1e-3
+_BLOCK_COMPONENTS = 1 << 19
+"""Components of the slices that are worked on together, 4 MB of them."""
 PADDING = 2.0
 """Grid points of a padded spectrum per Fourier unit."""
 
@@ -68,8 +73,27 @@ class References:
         self.precision: npt.NDArray[np.float32] = self.shell_precision[grid.shells[:count]]
         """(align_count,) 1 / sigma^2 at the points of the E-step."""
         self._lock = Lock()
-        self._harmonics: dict[int, tuple[npt.NDArray[np.complex64], ...]] = {}
-        self._denominators: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+        self._shared: dict[Hashable, Any] = {}
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What depends on the model and on ``key`` only: made once and shared by all particles.
+
+        Parameters
+        ----------
+        key : hashable
+        make : callable
+            May be called by more than one thread; the first result is everyone's. Called without
+            the lock, so that threads do not wait for each other's tables.
+        """
+        with self._lock:
+            if key in self._shared:
+                known: T = self._shared[key]
+                return known
+        made = make()
+        with self._lock:
+            if len(self._shared) >= _TABLES_KEPT:
+                self._shared.pop(next(iter(self._shared)))
+            return self._shared.setdefault(key, made)
 
     @property
     def classes(self) -> int:
@@ -162,6 +186,43 @@ class References:
             squared[i] = power - 2.0 * cross + energy
         return squared
 
+    def squared_residual_matrix(
+        self,
+        particle: Particle,
+        class_index: int,
+        rotations: npt.NDArray[np.float64],
+        translations: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.float64]:
+        """d2 of every combination of M rotations and T shifts of one class, (M, T) float64.
+
+        As `squared_residuals`, but each rotation is sliced and each shift's phases are made only
+        once; the cross terms of all combinations are one matrix product.
+        """
+        grid, count = self.grid, self.grid.align_count
+        phases = np.empty((len(translations), count), dtype=np.complex64)
+        for i, translation in enumerate(translations):
+            phase_factors(grid.points[:count], translation, grid.box, phases[i])
+        squared = np.empty((len(rotations), len(translations)))
+        squared[:] = self.data_power(particle)
+        weight = particle.weight.values[:count]
+        factor = grid.multiplicity[:count] * self.precision
+        whitened = (particle.data[:count] * factor).conj()
+        weights = weight * factor
+        block = max(1, _BLOCK_COMPONENTS // count)
+        for start in range(0, len(rotations), block):
+            chosen = rotations[start : start + block]
+            slices = np.empty((len(chosen), count), dtype=np.complex64)
+            for i, rotation in enumerate(chosen):
+                slice_spectrum(
+                    self.padded[class_index], grid.points[:count], rotation, PADDING, slices[i]
+                )
+            energy = (slices.real**2 + slices.imag**2) @ weights
+            # Re(sum A phase conj(y)) as a real product of (re, im) with (re, -im).
+            slices *= whitened
+            cross = slices.view(np.float32) @ phases.conj().view(np.float32).T
+            squared[start : start + block] += energy[:, None] - 2.0 * cross
+        return squared
+
     def data_power(self, particle: Particle) -> float:
         """``sum |y|^2 / (W sigma^2)``, the constant term of d2, in float64."""
         count = self.grid.align_count
@@ -173,42 +234,72 @@ class References:
             terms = np.where(weight > 0, factor * power / weight, 0.0)
         return float(terms.sum())
 
-    def amplitude_harmonics(
-        self, class_index: int
-    ) -> tuple[npt.NDArray[np.complex64], npt.NDArray[np.complex64]]:
-        """Coefficients of |A_k| and |A_k|^2 on the shells, each (L + 1, L + 1, S)."""
-        with self._lock:
-            if class_index not in self._harmonics:
-                plan = self.shell_plan
-                samples = np.abs(plan.sample(self.padded[class_index], self.radii, PADDING))
-                self._harmonics[class_index] = (
-                    plan.analyse_even(samples),
-                    plan.analyse_even(samples**2),
-                )
-            amplitude, power = self._harmonics[class_index]
-            return amplitude, power
+    def log_prior(
+        self, classes: npt.NDArray[np.int64], translations: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """Log prior density of poses, ``log alpha_k - |t|^2 / (2 zeta^2)`` with its normaliser.
+
+        Parameters
+        ----------
+        classes : (M,) int64
+        translations : (M, 3) float64
+            x, y, z in voxels.
+        """
+        zeta2 = self.model.shift_variance
+        prior: npt.NDArray[np.float64] = (
+            self.log_fractions[classes]
+            - 0.5 * np.square(translations).sum(axis=1) / zeta2
+            - 1.5 * math.log(2.0 * math.pi * zeta2)
+        )
+        return prior
+
+    def shell_samples(
+        self, class_index: int, plan: ShellTransform, shells: int
+    ) -> npt.NDArray[np.complex64]:
+        """A_k on the nodes of the first shells, (P, S) complex64."""
+        return plan.sample(self.padded[class_index], self.radii[:shells], PADDING)
+
+    def amplitude_harmonics(self, class_index: int) -> npt.NDArray[np.complex64]:
+        """Coefficients of |A_k| on the shells of the E-step, (L + 1, L + 1, S)."""
+
+        def make() -> npt.NDArray[np.complex64]:
+            samples = self.shell_samples(class_index, self.shell_plan, self.grid.align_shell)
+            return self.shell_plan.analyse_even(np.abs(samples))
+
+        return self.shared(("amplitude", class_index), make)
+
+    def energy(
+        self, class_index: int, weight: WeightView, plan: SO3Correlation, shells: int
+    ) -> npt.NDArray[np.float32]:
+        """``sum W (R |A|^2) / sigma^2`` over an SO(3) grid and the first shells, (B, G, G).
+
+        It depends on the class and the distinct weight only. |A|^2 and W have more than the
+        plan's band limit holds; what is lost is measured in bench/exhaustive.py.
+        """
+        sphere = shell_transform(plan.bandwidth)
+        radii = self.radii[:shells]
+
+        def power() -> npt.NDArray[np.complex64]:
+            return sphere.analyse_even(
+                np.abs(self.shell_samples(class_index, sphere, shells)) ** 2
+            )
+
+        samples = sphere.sample(weight.cube.astype(np.complex64), radii, 1.0).real
+        return plan.correlate(
+            sphere.analyse_even(np.ascontiguousarray(samples)),
+            self.shared(("power", class_index, plan.bandwidth, shells), power),
+            self.radial_weights[:shells],
+            even=True,
+        )
 
     def denominator(self, class_index: int, weight: WeightView) -> npt.NDArray[np.float32]:
-        """``1 / sqrt(sum W (R |A|^2) / sigma^2)`` over the SO(3) grid (paper Eq. 2).
+        """``1 / sqrt(sum W (R |A|^2) / sigma^2)`` over the SO(3) grid (paper Eq. 2)."""
 
-        It depends on the class and the distinct weight only, so it is shared by particles.
-        """
-        key = (class_index, weight.index)
-        with self._lock:
-            known = self._denominators.get(key)
-        if known is not None:
-            return known
-        plan = self.shell_plan
-        samples = plan.sample(weight.cube.astype(np.complex64), self.radii, 1.0).real
-        coefficients = plan.analyse_even(np.ascontiguousarray(samples))
-        energy = self.rotation_plan.correlate(
-            coefficients, self.amplitude_harmonics(class_index)[1], self.radial_weights, even=True
-        )
-        # Band limiting can push a sum of positive terms to zero or below.
-        floor = max(_DENOMINATOR_FLOOR * float(energy.max()), float(np.finfo(np.float32).tiny))
-        made = (1.0 / np.sqrt(np.maximum(energy, floor))).astype(np.float32)
-        with self._lock:
-            if len(self._denominators) >= _DENOMINATORS_KEPT:
-                self._denominators.pop(next(iter(self._denominators)))
-            self._denominators[key] = made
-        return made
+        def make() -> npt.NDArray[np.float32]:
+            energy = self.energy(class_index, weight, self.rotation_plan, self.grid.align_shell)
+            # Band limiting can push a sum of positive terms to zero or below.
+            tiny = float(np.finfo(np.float32).tiny)
+            floor = max(_DENOMINATOR_FLOOR * float(energy.max()), tiny)
+            return (1.0 / np.sqrt(np.maximum(energy, floor))).astype(np.float32)
+
+        return self.shared(("denominator", class_index, weight.index), make)

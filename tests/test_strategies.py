@@ -31,7 +31,7 @@ BOTH = pytest.mark.parametrize("name", ["fa", "faml"])
 
 def context(**search):
     settings = SearchConfig(**{"voronoi_samples": 400, "max_candidates": 15} | search)
-    return SearchContext(settings, N, SHIFT_VOXELS, seed=3)
+    return SearchContext(settings, N, SHIFT_VOXELS, seed=3, radius_voxels=0.3 * N)
 
 
 def problem(*, flat=False, classes=1, previous=None, input_pose=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,12 +89,8 @@ def log_joint(
     -------
     (M,) float64
     """
-    zeta2 = references.model.shift_variance
-    log_prior = (
-        log_fractions[support.classes]
-        - 0.5 * np.square(support.translations).sum(axis=1) / zeta2
-        - 1.5 * math.log(2.0 * math.pi * zeta2)
-    )
+    weighted = references.with_log_fractions(log_fractions)
+    log_prior = weighted.log_prior(support.classes, support.translations)
     squared = support_residuals(particle, references, support)
     joint: npt.NDArray[np.float64] = log_prior - 0.5 * squared + support.log_volumes
     return joint
@@ -154,34 +151,54 @@ def accumulate(
     spread = grid.weight_points
     # As in `padded_weight`: the mean of a box is no datum.
     scatter = np.where(grid.shells > 0, 0.5 * grid.multiplicity, np.float32(0.0))
-    for i, mass in _kept(log_posterior):
-        k, rotation = int(support.classes[i]), support.rotations[i]
-        phases = np.empty(count, dtype=np.complex64)
-        phase_factors(grid.points, support.translations[i], grid.box, phases)
+    poses, masses = _kept(log_posterior)
+    for members in _same_rotation(support, poses):
+        first = poses[members[0]]
+        k, rotation = int(support.classes[first]), support.rotations[first]
         sliced = references.slice(k, rotation, count)
-        sliced *= phases
-        shell_residual(
-            sliced, particle.data, weight, grid.multiplicity, grid.shells, mass, sums.residual
-        )
-        share = scatter * np.float32(mass)
-        shifted_back = particle.data * phases.conj()
-        turn_back(shifted_back, grid.points, share, rotation, PADDING, sums.numerator[k])
-        rotate_weight(particle.weight.padded, spread, rotation, mass, sums.denominator[k])
-        sums.class_mass[k] += mass
-        sums.shift_square += mass * float(support.translations[i] @ support.translations[i])
+        shifted_back = np.zeros(count, dtype=np.complex64)
+        for i in members:
+            mass, translation = float(masses[i]), support.translations[poses[i]]
+            phases = np.empty(count, dtype=np.complex64)
+            phase_factors(grid.points, translation, grid.box, phases)
+            shell_residual(
+                sliced * phases, particle.data, weight, grid.multiplicity, grid.shells, mass,
+                sums.residual,
+            )  # fmt: skip
+            shifted_back += np.float32(mass) * phases.conj()
+            sums.shift_square += mass * float(translation @ translation)
+        shifted_back *= particle.data
+        total = float(masses[members].sum())
+        turn_back(shifted_back, grid.points, scatter, rotation, PADDING, sums.numerator[k])
+        rotate_weight(particle.weight.padded, spread, rotation, total, sums.denominator[k])
+        sums.class_mass[k] += total
     sums.observed += particle.weight.observed
     sums.power += shell_power(particle)
     sums.particles += 1.0
 
 
-def _kept(log_posterior: npt.NDArray[np.float64]) -> list[tuple[int, float]]:
+def _kept(
+    log_posterior: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Indices and renormalised masses of the most probable poses that hold `MASS_KEPT`."""
     order = np.argsort(-log_posterior, kind="stable")
     mass = np.exp(log_posterior[order])
     number = int(np.searchsorted(np.cumsum(mass), MASS_KEPT)) + 1
     kept = mass[:number]
-    kept = kept / kept.sum()
-    return [(int(i), float(m)) for i, m in zip(order[:number], kept, strict=True)]
+    return order[:number], kept / kept.sum()
+
+
+def _same_rotation(
+    support: PoseSupport, poses: npt.NDArray[np.int64]
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Positions in ``poses`` that share class and rotation, so that they are turned together.
+
+    Strategies that search a grid return many shifts of each rotation.
+    """
+    keys = np.column_stack([support.classes[poses], support.rotations[poses].reshape(-1, 9)])
+    _, group = np.unique(keys, axis=0, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    yield from np.split(order, np.nonzero(np.diff(group[order]))[0] + 1)
 
 
 def shell_power(particle: Particle) -> npt.NDArray[np.float64]:

@@ -48,7 +48,7 @@ from faml.model import ZETA2_FLOOR, Model
 from faml.particles import ParticleSet
 from faml.particles.view import Particle, ParticleViews, Pose
 from faml.references import References, band_limit
-from faml.strategies.base import PoseSupport, SearchContext, Strategy
+from faml.strategies.base import PoseSupport, SearchContext, Strategy, prepare
 from faml.strategies.fast_alignment import FastAlignment
 from faml.strategies.registry import create_strategy
 from faml.transforms.fourier import FourierGrid, fourier_grid, full_resolution_shell
@@ -170,7 +170,9 @@ class EmRun:
         if diameter is not None:
             self.radius_voxels = 0.5 * diameter / particles.voxel_size_angstrom
             self._mask = soft_sphere(box, self.radius_voxels, _MASK_EDGE_VOXELS)
-        context = SearchContext(config.search, box, self.max_shift_voxels, config.em.seed)
+        context = SearchContext(
+            config.search, box, self.max_shift_voxels, config.em.seed, self.radius_voxels
+        )
         self._context = context
         self._strategy = create_strategy(config.search.strategy, context)
         self._weight_maximum = max(
@@ -399,6 +401,7 @@ class EmRun:
         views = ParticleViews(self.particles, grid)
         # Tables are made here: pyshtools must not be called from a worker thread.
         references.shell_plan, references.rotation_plan  # noqa: B018
+        prepare(strategy, references)
         balanced = classes_balanced(iteration - settled, self.config.em)
         search = _Search(
             views, references, strategy, before, iteration, self.config.em.seed, balanced

@@ -16,7 +16,7 @@ from faml.config import SearchConfig
 from faml.particles.view import Particle, Pose
 from faml.references import References
 
-__all__ = ["Candidates", "PoseSupport", "Proposal", "SearchContext", "Strategy"]
+__all__ = ["Candidates", "PoseSupport", "Proposal", "SearchContext", "Strategy", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class PoseSupport:
         does.
     fallback : bool
         No candidate was found; the support is the previous pose.
+    mass : float
+        Share of the posterior that the poses hold, as far as the strategy knows it. They stand
+        for all of it.
     """
 
     classes: npt.NDArray[np.int64]
@@ -44,6 +47,7 @@ class PoseSupport:
     log_volumes: npt.NDArray[np.float64]
     squared_residuals: npt.NDArray[np.float64] | None = None
     fallback: bool = False
+    mass: float = 1.0
 
     @classmethod
     def single(cls, pose: Pose, log_volume: float = 0.0, *, fallback: bool = False) -> PoseSupport:
@@ -98,12 +102,15 @@ class SearchContext:
     max_shift_voxels : float
     seed : int
         Of the run; for draws made once.
+    radius_voxels : float
+        Of the particle.
     """
 
     config: SearchConfig
     box: int
     max_shift_voxels: float
     seed: int
+    radius_voxels: float
 
 
 class Proposal(Protocol):
@@ -116,9 +123,20 @@ class Proposal(Protocol):
         ...
 
 
+def prepare(strategy: Strategy, references: References) -> None:
+    """Let a strategy make its tables: pyshtools must not be called from worker threads."""
+    hook = getattr(strategy, "prepare", None)
+    if hook is not None:
+        hook(references)
+
+
 @runtime_checkable
 class Strategy(Protocol):
-    """One way to support the posterior of a particle. Instances are shared by threads."""
+    """One way to support the posterior of a particle. Instances are shared by threads.
+
+    A strategy that has tables of its own may have a method ``prepare(references)``, which is called
+    once before each pass, in the main thread.
+    """
 
     def __init__(self, context: SearchContext) -> None: ...
 

@@ -50,7 +50,7 @@ class AmplitudeProposal:
         for k in particle.classes:
             score = rotations.correlate(
                 data,
-                references.amplitude_harmonics(k)[0],
+                references.amplitude_harmonics(k),
                 references.radial_weights,
                 even=True,
             )

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from faml.kernels.harmonics import analyse_legendre, sample_shells
+from faml.kernels.phased import analyse_shifted, move_back
 from faml.transforms.fourier import even_fast_length
 from faml.transforms.tables import legendre_table
 
@@ -99,6 +100,43 @@ class ShellTransform:
         even = scipy.fft.rfft(np.ascontiguousarray(grid.real), axis=1)[:, :top]
         odd = scipy.fft.rfft(np.ascontiguousarray(grid.imag), axis=1)[:, :top]
         return self._analyse(even, 0) + self._analyse(odd, 1)
+
+    def analyse_shifted(
+        self,
+        samples: npt.NDArray[np.complex64],
+        radii: npt.NDArray[np.float32],
+        translations: npt.NDArray[np.float64],
+        box: int,
+    ) -> npt.NDArray[np.complex64]:
+        """`analyse_hermitian` of a spectrum moved by -t, for several t at once.
+
+        Parameters
+        ----------
+        samples : (H * M, S) complex64
+            Values on the northern half.
+        radii : (S,) float32
+            Of the shells, in units of 1/n, equidistant.
+        translations : (T, 3) float64
+            x, y, z in voxels.
+        box : int
+            Edge n in voxels.
+
+        Returns
+        -------
+        (T, L + 1, L + 1, S) complex64
+            ``[shift, l, m, shell]``, m >= 0; only m <= l is set.
+        """
+        shifts, shells = len(translations), len(radii)
+        step = float(radii[1] - radii[0]) if shells > 1 else 1.0
+        moved = np.empty((len(samples), shifts, shells), dtype=np.complex64)
+        move_back(samples, self.directions, float(radii[0]), step, translations, box, moved)
+        columns = moved.reshape(self.colatitudes, self.longitudes, shifts * shells)
+        fourier = scipy.fft.fft(columns, axis=1, overwrite_x=True)
+        fourier *= np.float32(2.0 * np.pi / self.longitudes)
+        top = self.bandwidth + 1
+        out = np.empty((shifts, top, top, shells), dtype=np.complex64)
+        analyse_shifted(fourier, self._legendre, out)
+        return out
 
     def _analyse(self, orders: npt.NDArray[np.complex64], parity: int) -> npt.NDArray[np.complex64]:
         top = self.bandwidth + 1

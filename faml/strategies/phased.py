@@ -1,0 +1,307 @@
+"""Search over the whole pose space with phases kept (method.md sections 3 and 6).
+
+One SO(3) correlation per trial shift gives the squared residual of every rotation of an Euler
+grid, up to the band limit and the quadrature over integer shells. Nothing the size of rotations
+times shifts is ever stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+from scipy.spatial.transform import Rotation
+
+from faml.kernels.phased import keep_best, raise_best
+from faml.particles.view import Particle
+from faml.references import PADDING, References, band_limit
+from faml.strategies.base import SearchContext
+from faml.transforms.fourier import even_fast_length
+from faml.transforms.harmonics import ShellTransform, shell_transform
+from faml.transforms.so3 import SO3Correlation, so3_correlation
+
+__all__ = ["BestPoses", "PhasedSearch", "PoseGrid", "pose_grid"]
+
+_BLOCK_BYTES = 1 << 20
+"""Samples of shifted spectra that are analysed together: what a core's cache holds."""
+_SHIFT_SAMPLING = 4.0
+"""Shift steps per wave length of the finest shell."""
+
+
+@dataclass(frozen=True)
+class PoseGrid:
+    """Euler angles times a cubic lattice of shifts within a sphere, and its halvings.
+
+    A cell is six integers ``[beta, gamma, alpha, x, y, z]`` and a level. At level 0 they are the
+    points that the correlation visits; a cell of one level is the union of 64 of the next. beta
+    counts cells from the pole; the others count half steps, so that cells are centred on odd
+    numbers from level 1 on, on even ones at level 0.
+
+    Attributes
+    ----------
+    shells : int
+        Last Fourier shell of the correlation.
+    rotations : SO3Correlation
+        Plan at level 0.
+    shift_step_voxels : float
+    max_shift_voxels : float
+    """
+
+    shells: int
+    rotations: SO3Correlation
+    shift_step_voxels: float
+    max_shift_voxels: float
+
+    @cached_property
+    def lattice(self) -> npt.NDArray[np.int64]:
+        """Shifts of level 0 in steps, x, y, z, the shortest first, (T, 3) int64."""
+        reach = int(self.max_shift_voxels / self.shift_step_voxels + 1e-9)
+        axis = np.arange(-reach, reach + 1)
+        points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+        square = (points**2).sum(axis=1)
+        limit = (self.max_shift_voxels / self.shift_step_voxels) ** 2 + 1e-9
+        order = np.argsort(square, kind="stable")
+        return points[order[square[order] <= limit]]
+
+    @property
+    def translations(self) -> npt.NDArray[np.float64]:
+        """Shifts of level 0 in voxels, (T, 3) float64."""
+        return self.lattice * self.shift_step_voxels
+
+    @property
+    def sphere(self) -> ShellTransform:
+        """Spherical harmonic plan."""
+        return shell_transform(self.rotations.bandwidth)
+
+    def log_volumes(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.float64]:
+        """Log of Haar measure times voxel^3 of cells (M, 6) of a level, (M,) float64."""
+        count = self.rotations.colatitudes << level
+        edges = np.cos(np.pi * np.arange(count + 1) / count)
+        areas = (edges[:-1] - edges[1:]) / (2.0 * (self.rotations.period << level) ** 2)
+        step = self.shift_step_voxels / 2**level
+        volumes: npt.NDArray[np.float64] = np.log(areas[cells[:, 0]]) + 3.0 * math.log(step)
+        return volumes
+
+    def matrices(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.float64]:
+        """Rotations at the centres of cells (M, 3) ``[beta, gamma, alpha]``, (M, 3, 3)."""
+        spacing = self.rotations.spacing_rad / 2 ** (level + 1)
+        angles = np.stack(
+            [
+                cells[:, 2] * spacing,
+                (cells[:, 0] + 0.5) * np.pi / (self.rotations.colatitudes << level),
+                cells[:, 1] * spacing,
+            ],
+            axis=1,
+        )
+        return Rotation.from_euler("ZYZ", angles).as_matrix().reshape(-1, 3, 3)
+
+    def shifts(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.float64]:
+        """Shifts at the centres of cells (M, 3), x, y, z in voxels."""
+        shifts: npt.NDArray[np.float64] = cells * (self.shift_step_voxels / 2 ** (level + 1))
+        return shifts
+
+    def cells(self, points: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Cells (M, 6) of points of the correlations, given as ``shift * B * G * G + index``."""
+        shift, index = np.divmod(points, math.prod(self.rotations.shape))
+        beta, gamma, alpha = np.unravel_index(index, self.rotations.shape)
+        angles = np.stack([beta, 2 * gamma, 2 * alpha], axis=1)
+        return np.concatenate([angles, 2 * self.lattice[shift]], axis=1)
+
+    def halved_rotations(self, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The eight parts of each of the cells ``[beta, gamma, alpha]`` (M, 3), without repeats."""
+        corners = np.stack(np.meshgrid((0, 1), (-1, 1), (-1, 1), indexing="ij"), axis=-1)
+        parts = 2 * cells[:, None] + corners.reshape(1, 8, 3)
+        return np.unique(parts.reshape(-1, 3), axis=0)
+
+    def halved_shifts(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.int64]:
+        """The parts of each shift cell (M, 3) of a level that lie within the radius.
+
+        A cell on the rim without such a part is kept as one part at its centre.
+        """
+        corners = np.stack(np.meshgrid((-1, 1), (-1, 1), (-1, 1), indexing="ij"), axis=-1)
+        parts = 2 * cells[:, None] + corners.reshape(1, 8, 3)
+        lengths = np.linalg.norm(self.shifts(parts, level + 1), axis=-1)
+        inside = lengths <= self.max_shift_voxels + 1e-9
+        kept = np.concatenate([parts[inside], 2 * cells[~inside.any(axis=1)]])
+        return np.unique(kept, axis=0)
+
+
+def pose_grid(references: References, context: SearchContext, details: float) -> PoseGrid:
+    """The grid of level 0 at the current resolution.
+
+    Parameters
+    ----------
+    references : References
+    context : SearchContext
+    details : float
+        Finest detail of the correlation as a fraction of the particle's diameter, 1 / details,
+        where the configuration does not fix the shell.
+    """
+    config, box = context.config, context.box
+    shells = config.search_shell
+    if shells is None:
+        shells = math.ceil(details * box / (2.0 * context.radius_voxels))
+    shells = min(max(shells, _FEWEST_SHELLS), references.grid.align_shell)
+    wanted = band_limit(box, shells, context.radius_voxels, config.max_bandwidth)
+    period = even_fast_length(2 * wanted + 1)
+    if config.angular_step_deg is not None:
+        # Coarser than the band limit asks for, the grid holds fewer degrees; finer, it is padded.
+        period = even_length(360.0 / config.angular_step_deg)
+    step = config.shift_step_voxels
+    if step is None:
+        step = box / (_SHIFT_SAMPLING * shells)
+    bandwidth = min(wanted, (period - 1) // 2)
+    return PoseGrid(shells, so3_correlation(bandwidth, period), step, context.max_shift_voxels)
+
+
+_FEWEST_SHELLS = 4
+
+
+def even_length(at_least: float) -> int:
+    """Smallest even whole number that is not below ``at_least``."""
+    return 2 * math.ceil(at_least / 2.0 - 1e-9)
+
+
+@dataclass(frozen=True)
+class BestPoses:
+    """The most probable poses of a grid.
+
+    Attributes
+    ----------
+    classes : (M,) int64
+    cells : (M, 6) int64
+        Of level 0, see `PoseGrid`; the most probable first.
+    log_joint : (M,) float64
+        Prior times likelihood times cell, without the particle's constants; as the correlation
+        has it.
+    log_total : float
+        Log of the sum over the whole grid and all classes.
+    """
+
+    classes: npt.NDArray[np.int64]
+    cells: npt.NDArray[np.int64]
+    log_joint: npt.NDArray[np.float64]
+    log_total: float
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+class PhasedSearch:
+    """Correlations of one particle with every class, shift by shift."""
+
+    def __init__(self, references: References, grid: PoseGrid) -> None:
+        self._references = references
+        self.grid = grid
+        self._radii = references.radii[: grid.shells]
+        self._radial = references.radial_weights[: grid.shells]
+
+    def best_poses(self, particle: Particle, limit: int) -> BestPoses:
+        """The ``limit`` most probable poses, and the mass of all; empty if all poses are alike.
+
+        A reference without structure has no best pose.
+        """
+        grid, references = self.grid, self._references
+        betas, gammas, alphas = grid.rotations.shape
+        points = len(grid.lattice) * betas * gammas * alphas
+        values = np.empty(4 * limit + 2 * alphas, dtype=np.float32)
+        codes = np.empty(len(values), dtype=np.int64)
+        state = np.array([0.0, -np.inf, -np.inf, 0.0])
+        prior = {
+            k: references.log_prior(np.full(len(grid.lattice), k), grid.translations)
+            for k in particle.classes
+        }
+        cells = grid.rotations.log_cells() + 3.0 * math.log(grid.shift_step_voxels)
+        base = {
+            k: cells.astype(np.float32)[:, None, None] - 0.5 * self._energy(k, particle)
+            for k in particle.classes
+        }
+        structured = False
+        for k, shift, correlation in self._correlations(particle):
+            structured = structured or bool(correlation[0, 0].any())
+            first = k * points + shift * betas * gammas * alphas
+            keep_best(
+                correlation, base[k], prior[k][shift], first, limit, values, codes, state
+            )
+        count = int(state[0])
+        if not structured or not math.isfinite(state[2]):
+            return BestPoses(np.empty(0, np.int64), np.empty((0, 6), np.int64), np.empty(0), 0.0)
+        order = np.argsort(-values[:count], kind="stable")[:limit]
+        classes, within = np.divmod(codes[order], points)
+        return BestPoses(
+            classes=classes,
+            cells=grid.cells(within),
+            log_joint=values[order].astype(np.float64),
+            log_total=float(state[2] + math.log(state[3])),
+        )
+
+    def best_shifts(
+        self, particle: Particle, class_index: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """Of every rotation, the log joint density at its best shift, and which shift that is.
+
+        Returns
+        -------
+        scores : (B, G, G) float32
+        shifts : (B, G, G) int32
+            Rows of ``grid.translations``.
+        """
+        grid = self.grid
+        alone = particle.of_class(class_index)
+        prior = self._references.log_prior(
+            np.full(len(grid.lattice), class_index), grid.translations
+        )
+        scores = np.full(grid.rotations.shape, -np.inf, dtype=np.float32)
+        shifts = np.zeros(grid.rotations.shape, dtype=np.int32)
+        for _, shift, correlation in self._correlations(alone):
+            raise_best(correlation, prior[shift], shift, scores, shifts)
+        scores -= 0.5 * self._energy(class_index, particle)
+        return scores, shifts
+
+    def _correlations(
+        self, particle: Particle
+    ) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
+        """Class, number of the shift, and cross term over the grid of rotations."""
+        grid = self.grid
+        samples = grid.sphere.sample(particle.padded, self._radii, PADDING)
+        translations = grid.translations
+        block = max(1, _BLOCK_BYTES // samples.nbytes)
+        spectrum = grid.rotations.spectrum()
+        for first in range(0, len(translations), block):
+            chosen = translations[first : first + block]
+            data = grid.sphere.analyse_shifted(
+                samples, self._radii, chosen, self._references.grid.box
+            )
+            for i in range(len(chosen)):
+                for k in particle.classes:
+                    grid.rotations.fill(
+                        data[i], self._harmonics(k), self._radial, spectrum, even=False
+                    )
+                    yield k, first + i, grid.rotations.transform(spectrum)
+
+    def _harmonics(self, class_index: int) -> npt.NDArray[np.complex64]:
+        """Hartley coefficients of an average, (L + 1, L + 1, S)."""
+        sphere, references = self.grid.sphere, self._references
+
+        def make() -> npt.NDArray[np.complex64]:
+            samples = references.shell_samples(class_index, sphere, self.grid.shells)
+            return sphere.analyse_hermitian(samples)
+
+        return references.shared(
+            ("hartley", class_index, sphere.bandwidth, self.grid.shells), make
+        )
+
+    def _energy(self, class_index: int, particle: Particle) -> npt.NDArray[np.float32]:
+        plan = self.grid.rotations
+        key = ("energy", class_index, particle.weight.index, plan, self.grid.shells)
+        return self._references.shared(
+            key,
+            lambda: self._references.energy(
+                class_index, particle.weight, plan, self.grid.shells
+            ),
+        )
