@@ -280,9 +280,7 @@ class References:
         radii = self.radii[:shells]
 
         def power() -> npt.NDArray[np.complex64]:
-            return sphere.analyse_even(
-                np.abs(self.shell_samples(class_index, sphere, shells)) ** 2
-            )
+            return sphere.analyse_even(np.abs(self.shell_samples(class_index, sphere, shells)) ** 2)
 
         samples = sphere.sample(weight.cube.astype(np.complex64), radii, 1.0).real
         return plan.correlate(

@@ -116,6 +116,10 @@ class SearchContext:
 class Proposal(Protocol):
     """Finds candidate poses: a part of its own, exchangeable within a strategy."""
 
+    def prepare(self, references: References) -> None:
+        """Make the tables that one pass needs; see `Strategy`."""
+        ...
+
     def propose(
         self, particle: Particle, references: References, rng: np.random.Generator
     ) -> Candidates:

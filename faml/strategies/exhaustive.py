@@ -193,9 +193,7 @@ def _evaluated(
 ) -> _Cells:
     shifts = grid.shifts(cells[:, 3:], level)
     log_joint = (
-        references.log_prior(classes, shifts)
-        - 0.5 * squared
-        + grid.log_volumes(cells, level)
+        references.log_prior(classes, shifts) - 0.5 * squared + grid.log_volumes(cells, level)
     )
     return _Cells(level, classes, cells, squared, log_joint)
 

@@ -82,6 +82,10 @@ class FastAlignmentMaximumLikelihood:
         self._proposal = create_proposal(context)
         self._voronoi = VoronoiWeights(context)
 
+    def prepare(self, references: References) -> None:
+        """See `Strategy`."""
+        self._proposal.prepare(references)
+
     def support(
         self, particle: Particle, references: References, rng: np.random.Generator
     ) -> PoseSupport:

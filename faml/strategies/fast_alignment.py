@@ -18,6 +18,10 @@ class FastAlignment:
     def __init__(self, context: SearchContext) -> None:
         self._proposal = create_proposal(context)
 
+    def prepare(self, references: References) -> None:
+        """See `Strategy`."""
+        self._proposal.prepare(references)
+
     def support(
         self, particle: Particle, references: References, rng: np.random.Generator
     ) -> PoseSupport:

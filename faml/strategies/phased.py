@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 from scipy.spatial.transform import Rotation
 
 from faml.kernels.phased import keep_best, raise_best
@@ -25,7 +24,7 @@ from faml.transforms.fourier import even_fast_length
 from faml.transforms.harmonics import ShellTransform, shell_transform
 from faml.transforms.so3 import SO3Correlation, so3_correlation
 
-__all__ = ["BestPoses", "PhasedSearch", "PoseGrid", "pose_grid"]
+__all__ = ["BestPoses", "BestShifts", "PhasedSearch", "PoseGrid", "pose_grid"]
 
 _BLOCK_BYTES = 1 << 20
 """Samples of shifted spectra that are analysed together: what a core's cache holds."""
@@ -71,7 +70,8 @@ class PoseGrid:
     @property
     def translations(self) -> npt.NDArray[np.float64]:
         """Shifts of level 0 in voxels, (T, 3) float64."""
-        return self.lattice * self.shift_step_voxels
+        translations: npt.NDArray[np.float64] = self.lattice * self.shift_step_voxels
+        return translations
 
     @property
     def sphere(self) -> ShellTransform:
@@ -192,6 +192,22 @@ class BestPoses:
         return len(self.classes)
 
 
+@dataclass(frozen=True)
+class BestShifts:
+    """Every rotation of a grid at its best shift.
+
+    Attributes
+    ----------
+    scores : (B, G, G) float32
+        Log joint density, without the particle's constants.
+    shifts : (B, G, G) int32
+        Rows of `PoseGrid.translations`.
+    """
+
+    scores: npt.NDArray[np.float32]
+    shifts: npt.NDArray[np.int32]
+
+
 class PhasedSearch:
     """Correlations of one particle with every class, shift by shift."""
 
@@ -225,9 +241,7 @@ class PhasedSearch:
         for k, shift, correlation in self._correlations(particle):
             structured = structured or bool(correlation[0, 0].any())
             first = k * points + shift * betas * gammas * alphas
-            keep_best(
-                correlation, base[k], prior[k][shift], first, limit, values, codes, state
-            )
+            keep_best(correlation, base[k], prior[k][shift], first, limit, values, codes, state)
         count = int(state[0])
         if not structured or not math.isfinite(state[2]):
             return BestPoses(np.empty(0, np.int64), np.empty((0, 6), np.int64), np.empty(0), 0.0)
@@ -240,28 +254,23 @@ class PhasedSearch:
             log_total=float(state[2] + math.log(state[3])),
         )
 
-    def best_shifts(
-        self, particle: Particle, class_index: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Of every rotation, the log joint density at its best shift, and which shift that is.
-
-        Returns
-        -------
-        scores : (B, G, G) float32
-        shifts : (B, G, G) int32
-            Rows of ``grid.translations``.
-        """
+    def best_shifts(self, particle: Particle) -> dict[int, BestShifts]:
+        """The best shift of every rotation, for each of the particle's classes."""
         grid = self.grid
-        alone = particle.of_class(class_index)
-        prior = self._references.log_prior(
-            np.full(len(grid.lattice), class_index), grid.translations
-        )
-        scores = np.full(grid.rotations.shape, -np.inf, dtype=np.float32)
-        shifts = np.zeros(grid.rotations.shape, dtype=np.int32)
-        for _, shift, correlation in self._correlations(alone):
-            raise_best(correlation, prior[shift], shift, scores, shifts)
-        scores -= 0.5 * self._energy(class_index, particle)
-        return scores, shifts
+        count = len(grid.lattice)
+        found = {
+            k: BestShifts(
+                np.full(grid.rotations.shape, -np.inf, dtype=np.float32),
+                np.zeros(grid.rotations.shape, dtype=np.int32),
+            )
+            for k in particle.classes
+        }
+        prior = {k: self._references.log_prior(np.full(count, k), grid.translations) for k in found}
+        for k, shift, correlation in self._correlations(particle):
+            raise_best(correlation, prior[k][shift], shift, found[k].scores, found[k].shifts)
+        for k, best in found.items():
+            best.scores[:] -= 0.5 * self._energy(k, particle)
+        return found
 
     def _correlations(
         self, particle: Particle
@@ -292,16 +301,12 @@ class PhasedSearch:
             samples = references.shell_samples(class_index, sphere, self.grid.shells)
             return sphere.analyse_hermitian(samples)
 
-        return references.shared(
-            ("hartley", class_index, sphere.bandwidth, self.grid.shells), make
-        )
+        return references.shared(("hartley", class_index, sphere.bandwidth, self.grid.shells), make)
 
     def _energy(self, class_index: int, particle: Particle) -> npt.NDArray[np.float32]:
         plan = self.grid.rotations
         key = ("energy", class_index, particle.weight.index, plan, self.grid.shells)
         return self._references.shared(
             key,
-            lambda: self._references.energy(
-                class_index, particle.weight, plan, self.grid.shells
-            ),
+            lambda: self._references.energy(class_index, particle.weight, plan, self.grid.shells),
         )

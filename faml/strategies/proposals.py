@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
@@ -12,59 +14,63 @@ from faml.kernels.shifts import SearchComponents, best_shifts, correlation_spect
 from faml.particles.view import Particle
 from faml.references import PADDING, References
 from faml.strategies.base import Candidates, Proposal, SearchContext
+from faml.strategies.phased import PhasedSearch, PoseGrid, pose_grid
 from faml.transforms.rotations import rotations_within
+from faml.transforms.so3 import SO3Correlation
 
-__all__ = ["AmplitudeProposal", "LocalProposal", "create_proposal"]
+__all__ = ["AmplitudeProposal", "LocalProposal", "PhaseProposal", "create_proposal"]
 
 _SEPARATION_STEPS = 1.5
 """Candidates closer than this many grid steps are one peak."""
 _NEWTON_STEPS = 2
 _BLOCK_COMPONENTS = 1 << 17
 """Components of the search spectra that are worked on together, 1 MB of them."""
+_DETAILS = 4.5
+"""The phased search resolves this part of the particle's diameter."""
 _FINE = 0.25
 """Radius of the finer neighbourhood of a previous pose, in grid steps."""
 
 
-class AmplitudeProposal:
-    """Candidates from the translation-invariant bound of the correlation, paper Eq. 2.
-
-    Dropping the phases makes the bound independent of the shift, so one rotational correlation
-    ranks all rotations; each candidate's shift is searched afterwards.
-    """
+class _GlobalProposal(ABC):
+    """Peaks over the whole of SO(3), and the neighbourhood of the previous pose."""
 
     def __init__(self, context: SearchContext) -> None:
+        self._context = context
         self._limit = context.config.max_candidates
         self._keep_previous = context.config.keep_previous
-        self._max_shift = context.max_shift_voxels
+
+    @abstractmethod
+    def prepare(self, references: References) -> None:
+        """See `Strategy`."""
 
     def propose(
         self, particle: Particle, references: References, rng: np.random.Generator
     ) -> Candidates:
         """See `Proposal`."""
         around = self._around(particle, references, rng)
-        shells, rotations = references.shell_plan, references.rotation_plan
-        samples = np.abs(shells.sample(particle.padded, references.radii, PADDING))
-        data = shells.analyse_even(samples)
-        classes: list[npt.NDArray[np.int64]] = []
-        found: list[npt.NDArray[np.float64]] = []
-        for k in particle.classes:
-            score = rotations.correlate(
-                data,
-                references.amplitude_harmonics(k),
-                references.radial_weights,
-                even=True,
-            )
-            score *= references.denominator(k, particle.weight)
-            peaks, _ = rotations.peaks(
-                score, self._limit, _SEPARATION_STEPS * rotations.spacing_rad
-            )
-            matrices = peaks.as_matrix().reshape(-1, 3, 3)
-            matrices = np.concatenate([matrices, around])
-            found.append(matrices)
-            classes.append(np.full(len(matrices), k, dtype=np.int64))
+        found = {
+            k: np.concatenate([peaks, around])
+            for k, peaks in self._peaks(particle, references).items()
+        }
         return search_translations(
-            particle, references, np.concatenate(classes), np.concatenate(found), self._max_shift
+            particle,
+            references,
+            np.repeat(np.array(list(found), dtype=np.int64), [len(m) for m in found.values()]),
+            np.concatenate(list(found.values())),
+            self._context.max_shift_voxels,
         )
+
+    @abstractmethod
+    def _peaks(
+        self, particle: Particle, references: References
+    ) -> dict[int, npt.NDArray[np.float64]]:
+        """Rotations of the best peaks (M, 3, 3) for each of the particle's classes."""
+
+    def _highest(
+        self, score: npt.NDArray[np.float32], plan: SO3Correlation
+    ) -> npt.NDArray[np.float64]:
+        peaks, _ = plan.peaks(score, self._limit, _SEPARATION_STEPS * plan.spacing_rad)
+        return peaks.as_matrix().reshape(-1, 3, 3)
 
     def _around(
         self, particle: Particle, references: References, rng: np.random.Generator
@@ -87,6 +93,56 @@ class AmplitudeProposal:
         return Rotation.concatenate([centre, *near]).as_matrix().reshape(-1, 3, 3)
 
 
+class AmplitudeProposal(_GlobalProposal):
+    """Candidates from the translation-invariant bound of the correlation, paper Eq. 2.
+
+    Dropping the phases makes the bound independent of the shift, so one rotational correlation
+    ranks all rotations; each candidate's shift is searched afterwards.
+    """
+
+    def prepare(self, references: References) -> None:
+        """The tables are those that every pass has."""
+
+    def _peaks(
+        self, particle: Particle, references: References
+    ) -> dict[int, npt.NDArray[np.float64]]:
+        shells, plan = references.shell_plan, references.rotation_plan
+        samples = np.abs(shells.sample(particle.padded, references.radii, PADDING))
+        data = shells.analyse_even(samples)
+        found = {}
+        for k in particle.classes:
+            score = plan.correlate(
+                data, references.amplitude_harmonics(k), references.radial_weights, even=True
+            )
+            score *= references.denominator(k, particle.weight)
+            found[k] = self._highest(score, plan)
+        return found
+
+
+class PhaseProposal(_GlobalProposal):
+    """Candidates from the likelihood at low resolution with phases, at the best of all shifts.
+
+    It costs one rotational correlation per shift, at a resolution where there are few of them, and
+    keeps what the amplitudes alone have lost (method.md section 8).
+    """
+
+    def prepare(self, references: References) -> None:
+        """See `Strategy`."""
+        self._grid(references)
+
+    def _peaks(
+        self, particle: Particle, references: References
+    ) -> dict[int, npt.NDArray[np.float64]]:
+        grid = self._grid(references)
+        found = PhasedSearch(references, grid).best_shifts(particle)
+        return {k: self._highest(best.scores, grid.rotations) for k, best in found.items()}
+
+    def _grid(self, references: References) -> PoseGrid:
+        return references.shared(
+            "phase proposal", lambda: pose_grid(references, self._context, _DETAILS)
+        )
+
+
 class LocalProposal:
     """Candidates around the particle's input pose, for ``--local-angle``.
 
@@ -100,6 +156,9 @@ class LocalProposal:
         self._angle_rad = np.deg2rad(context.config.local_angle_deg)
         self._limit = context.config.max_candidates
         self._max_shift = context.max_shift_voxels
+
+    def prepare(self, references: References) -> None:
+        """Nothing is common to all particles."""
 
     def propose(
         self, particle: Particle, references: References, rng: np.random.Generator
@@ -189,7 +248,7 @@ def create_proposal(context: SearchContext) -> Proposal:
     """
     if context.config.local_angle_deg is not None:
         return LocalProposal(context)
-    known = {"amplitude": AmplitudeProposal}
+    known = {"amplitude": AmplitudeProposal, "phase": PhaseProposal}
     if context.config.proposal not in known:
         raise ConfigurationError(
             f"unknown proposal {context.config.proposal!r}; known are: {', '.join(sorted(known))}"
