@@ -31,7 +31,9 @@ BOTH = pytest.mark.parametrize("name", ["fa", "faml"])
 
 def context(**search):
     settings = SearchConfig(**{"voronoi_samples": 400, "max_candidates": 15} | search)
-    return SearchContext(settings, N, SHIFT_VOXELS, seed=3, radius_voxels=0.3 * N)
+    return SearchContext(
+        settings, N, SHIFT_VOXELS, seed=3, radius_voxels=0.3 * N, last_shell=8, classes=1
+    )
 
 
 def problem(*, flat=False, classes=1, previous=None, input_pose=None):

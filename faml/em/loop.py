@@ -171,7 +171,13 @@ class EmRun:
             self.radius_voxels = 0.5 * diameter / particles.voxel_size_angstrom
             self._mask = soft_sphere(box, self.radius_voxels, _MASK_EDGE_VOXELS)
         context = SearchContext(
-            config.search, box, self.max_shift_voxels, config.em.seed, self.radius_voxels
+            config=config.search,
+            box=box,
+            max_shift_voxels=self.max_shift_voxels,
+            seed=config.em.seed,
+            radius_voxels=self.radius_voxels,
+            last_shell=last_shell(box, config.em),
+            classes=config.em.classes,
         )
         self._context = context
         self._strategy = create_strategy(config.search.strategy, context)

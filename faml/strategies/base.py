@@ -104,6 +104,10 @@ class SearchContext:
         Of the run; for draws made once.
     radius_voxels : float
         Of the particle.
+    last_shell : int
+        Largest Fourier shell of the E-step in this run.
+    classes : int
+        K.
     """
 
     config: SearchConfig
@@ -111,6 +115,8 @@ class SearchContext:
     max_shift_voxels: float
     seed: int
     radius_voxels: float
+    last_shell: int
+    classes: int
 
 
 class Proposal(Protocol):

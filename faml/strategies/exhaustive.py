@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from faml.particles.view import Particle
 from faml.references import References
 from faml.strategies.base import PoseSupport, SearchContext
-from faml.strategies.phased import BestPoses, PhasedSearch, PoseGrid, pose_grid
+from faml.strategies.phased import BestPoses, PhasedSearch, PoseGrid, check_affordable, pose_grid
 
 __all__ = ["Exhaustive"]
 
@@ -70,10 +70,11 @@ class Exhaustive:
     def __init__(self, context: SearchContext) -> None:
         self._context = context
         self._config = context.config
+        check_affordable(context, _DETAILS)
 
     def prepare(self, references: References) -> None:
         """See `Strategy`."""
-        self._grid(references)
+        self._grid(references).prepare()
 
     def support(
         self, particle: Particle, references: References, rng: np.random.Generator
@@ -98,7 +99,7 @@ class Exhaustive:
 
     def _grid(self, references: References) -> PoseGrid:
         return references.shared(
-            "exhaustive", lambda: pose_grid(references, self._context, _DETAILS)
+            "exhaustive", lambda: pose_grid(self._context, references.grid.align_shell, _DETAILS)
         )
 
     def _needed(self, found: BestPoses) -> tuple[int, float]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
+from faml.errors import ConfigurationError
 from faml.kernels.phased import keep_best, raise_best
 from faml.particles.view import Particle
 from faml.references import PADDING, References, band_limit
@@ -24,12 +25,15 @@ from faml.transforms.fourier import even_fast_length
 from faml.transforms.harmonics import ShellTransform, shell_transform
 from faml.transforms.so3 import SO3Correlation, so3_correlation
 
-__all__ = ["BestPoses", "BestShifts", "PhasedSearch", "PoseGrid", "pose_grid"]
+__all__ = ["BestPoses", "BestShifts", "PhasedSearch", "PoseGrid", "check_affordable", "pose_grid"]
 
 _BLOCK_BYTES = 1 << 20
 """Samples of shifted spectra that are analysed together: what a core's cache holds."""
 _SHIFT_SAMPLING = 4.0
 """Shift steps per wave length of the finest shell."""
+_FEWEST_SHELLS = 4
+_MOST_SECONDS = 60.0
+_MOST_MEGABYTES = 2000.0
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,29 @@ class PoseGrid:
     ----------
     shells : int
         Last Fourier shell of the correlation.
-    rotations : SO3Correlation
-        Plan at level 0.
+    bandwidth : int
+        Band limit L.
+    period : int
+        Steps G of a full turn at level 0.
     shift_step_voxels : float
     max_shift_voxels : float
     """
 
     shells: int
-    rotations: SO3Correlation
+    bandwidth: int
+    period: int
     shift_step_voxels: float
     max_shift_voxels: float
+
+    @property
+    def rotations(self) -> SO3Correlation:
+        """Plan of the correlation."""
+        return so3_correlation(self.bandwidth, self.period)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rotations of level 0, ``[beta, gamma, alpha]``."""
+        return (self.period // 2, self.period, self.period)
 
     @cached_property
     def lattice(self) -> npt.NDArray[np.int64]:
@@ -70,30 +87,33 @@ class PoseGrid:
     @property
     def translations(self) -> npt.NDArray[np.float64]:
         """Shifts of level 0 in voxels, (T, 3) float64."""
-        translations: npt.NDArray[np.float64] = self.lattice * self.shift_step_voxels
-        return translations
+        return self.lattice.astype(np.float64) * self.shift_step_voxels
 
     @property
     def sphere(self) -> ShellTransform:
         """Spherical harmonic plan."""
-        return shell_transform(self.rotations.bandwidth)
+        return shell_transform(self.bandwidth)
+
+    def prepare(self) -> None:
+        """Make the plans, whose tables may be missing on disk."""
+        self.rotations, self.sphere  # noqa: B018
 
     def log_volumes(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.float64]:
         """Log of Haar measure times voxel^3 of cells (M, 6) of a level, (M,) float64."""
-        count = self.rotations.colatitudes << level
+        count = (self.period // 2) << level
         edges = np.cos(np.pi * np.arange(count + 1) / count)
-        areas = (edges[:-1] - edges[1:]) / (2.0 * (self.rotations.period << level) ** 2)
+        areas = (edges[:-1] - edges[1:]) / (2.0 * (self.period << level) ** 2)
         step = self.shift_step_voxels / 2**level
         volumes: npt.NDArray[np.float64] = np.log(areas[cells[:, 0]]) + 3.0 * math.log(step)
         return volumes
 
     def matrices(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.float64]:
         """Rotations at the centres of cells (M, 3) ``[beta, gamma, alpha]``, (M, 3, 3)."""
-        spacing = self.rotations.spacing_rad / 2 ** (level + 1)
+        spacing = np.pi / (self.period << level)
         angles = np.stack(
             [
                 cells[:, 2] * spacing,
-                (cells[:, 0] + 0.5) * np.pi / (self.rotations.colatitudes << level),
+                (cells[:, 0] + 0.5) * np.pi / ((self.period // 2) << level),
                 cells[:, 1] * spacing,
             ],
             axis=1,
@@ -107,8 +127,8 @@ class PoseGrid:
 
     def cells(self, points: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Cells (M, 6) of points of the correlations, given as ``shift * B * G * G + index``."""
-        shift, index = np.divmod(points, math.prod(self.rotations.shape))
-        beta, gamma, alpha = np.unravel_index(index, self.rotations.shape)
+        shift, index = np.divmod(points, math.prod(self.shape))
+        beta, gamma, alpha = np.unravel_index(index, self.shape)
         angles = np.stack([beta, 2 * gamma, 2 * alpha], axis=1)
         return np.concatenate([angles, 2 * self.lattice[shift]], axis=1)
 
@@ -130,41 +150,100 @@ class PoseGrid:
         kept = np.concatenate([parts[inside], 2 * cells[~inside.any(axis=1)]])
         return np.unique(kept, axis=0)
 
+    @property
+    def lattice_size(self) -> float:
+        """About how many shifts there are; the lattice itself may be too large to be made."""
+        ratio = self.max_shift_voxels / self.shift_step_voxels
+        return math.ceil(4.0 / 3.0 * math.pi * ratio**3) + 1
 
-def pose_grid(references: References, context: SearchContext, details: float) -> PoseGrid:
-    """The grid of level 0 at the current resolution.
+    def seconds(self, classes: int) -> float:
+        """Estimate of the CPU time of one particle's correlations, from bench/exhaustive.py."""
+        degrees = self.bandwidth**3 / 3.0
+        betas = self.shape[0]
+        points = math.prod(self.shape)
+        one = 1e-9 * (1.1 * degrees * self.shells + 0.9 * degrees * betas + 4.5 * points)
+        return one * self.lattice_size * classes
+
+    @property
+    def megabytes(self) -> float:
+        """Estimate of the memory of one worker thread, with the tables that all threads share."""
+        top, (betas, period, _) = self.bandwidth + 1, self.shape
+        table = 4.0 * betas * top * (top + 1) * (2 * top + 1) / 6.0
+        grids = 8.0 * betas * period * top + 3 * 4.0 * betas * period**2
+        return 1e-6 * (table + grids + 16.0 * top**3 + 24.0 * self.lattice_size)
+
+
+def pose_grid(context: SearchContext, align_shell: int, details: float) -> PoseGrid:
+    """The grid of level 0 at a resolution.
 
     Parameters
     ----------
-    references : References
     context : SearchContext
+    align_shell : int
+        Last Fourier shell of the E-step.
     details : float
-        Finest detail of the correlation as a fraction of the particle's diameter, 1 / details,
-        where the configuration does not fix the shell.
+        The correlation resolves 1 / details of the particle's diameter, where the configuration
+        does not fix its last shell.
     """
-    config, box = context.config, context.box
+    config = context.config
     shells = config.search_shell
     if shells is None:
-        shells = math.ceil(details * box / (2.0 * context.radius_voxels))
-    shells = min(max(shells, _FEWEST_SHELLS), references.grid.align_shell)
-    wanted = band_limit(box, shells, context.radius_voxels, config.max_bandwidth)
+        shells = math.ceil(details * context.box / (2.0 * context.radius_voxels))
+    shells = min(max(shells, _FEWEST_SHELLS), align_shell)
+    wanted = band_limit(context.box, shells, context.radius_voxels, config.max_bandwidth)
     period = even_fast_length(2 * wanted + 1)
     if config.angular_step_deg is not None:
         # Coarser than the band limit asks for, the grid holds fewer degrees; finer, it is padded.
-        period = even_length(360.0 / config.angular_step_deg)
+        period = 2 * math.ceil(180.0 / config.angular_step_deg - 1e-9)
     step = config.shift_step_voxels
     if step is None:
-        step = box / (_SHIFT_SAMPLING * shells)
+        step = context.box / (_SHIFT_SAMPLING * shells)
     bandwidth = min(wanted, (period - 1) // 2)
-    return PoseGrid(shells, so3_correlation(bandwidth, period), step, context.max_shift_voxels)
+    return PoseGrid(shells, bandwidth, period, step, context.max_shift_voxels)
 
 
-_FEWEST_SHELLS = 4
+def check_affordable(context: SearchContext, details: float) -> None:
+    """Refuse a grid that would take too long or too much memory at the last resolution.
+
+    Raises
+    ------
+    ConfigurationError
+        With the estimate, and the nearest steps that can be afforded.
+    """
+    grid = pose_grid(context, context.last_shell, details)
+    if _affordable(grid, context.classes):
+        return
+    coarser = (
+        replace(grid, period=period, bandwidth=min(grid.bandwidth, period // 2 - 1))
+        for period in range(grid.period - 2, 8, -2)
+    )
+    wider = (replace(grid, shift_step_voxels=1.05**i * grid.shift_step_voxels) for i in range(99))
+    ways = [
+        f"{option} {_rounded_up(value(fitting))}"
+        for option, value, others in (
+            ("--angular-step", lambda other: 360.0 / other.period, coarser),
+            ("--shift-step", lambda other: other.shift_step_voxels, wider),
+        )
+        for fitting in [next((g for g in others if _affordable(g, context.classes)), None)]
+        if fitting is not None
+    ]
+    raise ConfigurationError(
+        f"the grid of {math.prod(grid.shape):,} rotations (step {360.0 / grid.period:.3g} degrees) "
+        f"and {grid.lattice_size:,} shifts (step {grid.shift_step_voxels:.3g} voxels) needs about "
+        f"{grid.seconds(context.classes):,.0f} CPU seconds per particle and iteration and "
+        f"{grid.megabytes:,.0f} MB per thread, expected at most {_MOST_SECONDS:.0f} s and "
+        f"{_MOST_MEGABYTES:.0f} MB; give {' or '.join([*ways, 'a smaller --max-shift'])}"
+    )
 
 
-def even_length(at_least: float) -> int:
-    """Smallest even whole number that is not below ``at_least``."""
-    return 2 * math.ceil(at_least / 2.0 - 1e-9)
+def _affordable(grid: PoseGrid, classes: int) -> bool:
+    return grid.seconds(classes) <= _MOST_SECONDS and grid.megabytes <= _MOST_MEGABYTES
+
+
+def _rounded_up(step: float) -> str:
+    """Three digits, upwards: a step that fits still does when it is typed in."""
+    digits = 2 - math.floor(math.log10(step))
+    return f"{math.ceil(step * 10**digits - 1e-9) / 10**digits:.3g}"
 
 
 @dataclass(frozen=True)
@@ -223,7 +302,7 @@ class PhasedSearch:
         A reference without structure has no best pose.
         """
         grid, references = self.grid, self._references
-        betas, gammas, alphas = grid.rotations.shape
+        betas, gammas, alphas = grid.shape
         points = len(grid.lattice) * betas * gammas * alphas
         values = np.empty(4 * limit + 2 * alphas, dtype=np.float32)
         codes = np.empty(len(values), dtype=np.int64)
@@ -260,8 +339,8 @@ class PhasedSearch:
         count = len(grid.lattice)
         found = {
             k: BestShifts(
-                np.full(grid.rotations.shape, -np.inf, dtype=np.float32),
-                np.zeros(grid.rotations.shape, dtype=np.int32),
+                np.full(grid.shape, -np.inf, dtype=np.float32),
+                np.zeros(grid.shape, dtype=np.int32),
             )
             for k in particle.classes
         }

@@ -14,7 +14,7 @@ from faml.kernels.shifts import SearchComponents, best_shifts, correlation_spect
 from faml.particles.view import Particle
 from faml.references import PADDING, References
 from faml.strategies.base import Candidates, Proposal, SearchContext
-from faml.strategies.phased import PhasedSearch, PoseGrid, pose_grid
+from faml.strategies.phased import PhasedSearch, PoseGrid, check_affordable, pose_grid
 from faml.transforms.rotations import rotations_within
 from faml.transforms.so3 import SO3Correlation
 
@@ -126,9 +126,13 @@ class PhaseProposal(_GlobalProposal):
     keeps what the amplitudes alone have lost (method.md section 8).
     """
 
+    def __init__(self, context: SearchContext) -> None:
+        super().__init__(context)
+        check_affordable(context, _DETAILS)
+
     def prepare(self, references: References) -> None:
         """See `Strategy`."""
-        self._grid(references)
+        self._grid(references).prepare()
 
     def _peaks(
         self, particle: Particle, references: References
@@ -139,7 +143,8 @@ class PhaseProposal(_GlobalProposal):
 
     def _grid(self, references: References) -> PoseGrid:
         return references.shared(
-            "phase proposal", lambda: pose_grid(references, self._context, _DETAILS)
+            "phase proposal",
+            lambda: pose_grid(self._context, references.grid.align_shell, _DETAILS),
         )
 
 
