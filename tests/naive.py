@@ -163,3 +163,57 @@ def shell_residual(sliced, data, weight, multiplicity, shells, count):
         if w > 0:
             out[s] += m * abs(y - w * a) ** 2 / w
     return out
+
+
+def hartley_at_nodes(cube, radii, scale, bandwidth, translation=(0.0, 0.0, 0.0), box=1, part=None):
+    """Coefficients [l, m >= 0, shell] of Re + Im of a Hermitian half-cube, shifted by -t.
+
+    By quadrature over the whole sphere. ``part`` maps the complex samples to other ones first.
+    """
+    points, area = sphere(bandwidth)
+    samples = np.array(
+        [[trilinear(cube, *(scale * r * u)) for r in radii] for u in points], dtype=complex
+    )
+    if part is not None:
+        samples = part(samples)
+    along = points @ np.asarray(translation, dtype=float)
+    samples = samples * np.exp(2j * np.pi * along[:, None] * radii / box)
+    values = area[:, None] * (samples.real + samples.imag)
+    theta = np.arccos(np.clip(points[:, 2], -1, 1))
+    phi = np.arctan2(points[:, 1], points[:, 0])
+    out = np.zeros((bandwidth + 1, bandwidth + 1, len(radii)), complex)
+    for l in range(bandwidth + 1):
+        for m in range(l + 1):
+            out[l, m] = (np.conj(sph_harm_y(l, m, theta, phi))[:, None] * values).sum(axis=0)
+    return out
+
+
+def phased_log_joint(particle, references, grid):
+    """Log joint of all (shift, beta, gamma, alpha) by direct sums over shells and spheres."""
+    radii = np.arange(1, grid.shells + 1).astype(float)
+    radial = radii**2 * references.shell_precision[1 : grid.shells + 1]
+    box, top = references.grid.box, grid.bandwidth
+    points, area = sphere(top)
+    average = hartley_at_nodes(references.padded[0], radii, 2.0, top)
+    power = hartley_at_nodes(references.padded[0], radii, 2.0, top, part=lambda s: np.abs(s) ** 2)
+    weight = hartley_at_nodes(particle.weight.cube, radii, 1.0, top)
+    weighted = (area[:, None] * radial).ravel()
+    data = [
+        synthesise(hartley_at_nodes(particle.padded, radii, 2.0, top, t, box), points).ravel()
+        for t in grid.translations
+    ]
+    left = np.array(data) * weighted
+    left_energy = synthesise(weight, points).ravel() * weighted
+    cells = grid.cells(np.arange(np.prod(grid.shape)))
+    turns = grid.matrices(cells[:, :3], 0)
+    out = np.empty((len(left), len(turns)))
+    for i, turn in enumerate(turns):
+        energy = left_energy @ synthesise(power, points @ turn).ravel()
+        out[:, i] = left @ synthesise(average, points @ turn).ravel() - 0.5 * energy
+    zeta2 = references.model.shift_variance
+    square = (grid.translations**2).sum(axis=1)
+    out += (-0.5 * square / zeta2 - 1.5 * np.log(2 * np.pi * zeta2))[:, None]
+    step = np.pi / grid.shape[0]
+    beta = (cells[:, 0] + 0.5) * step
+    areas = (np.cos(beta - step / 2) - np.cos(beta + step / 2)) / (2 * grid.period**2)
+    return (out + np.log(areas * grid.shift_step_voxels**3)).ravel()

@@ -13,6 +13,7 @@ from faml.particles.view import Particle
 from faml.references import References
 from faml.strategies.base import PoseSupport, SearchContext
 from faml.strategies.phased import BestPoses, PhasedSearch, PoseGrid, check_affordable, pose_grid
+from faml.transforms.rotations import to_quaternions
 
 __all__ = ["Exhaustive"]
 
@@ -82,7 +83,11 @@ class Exhaustive:
         """See `Strategy`."""
         config = self._config
         grid = self._grid(references)
-        found = PhasedSearch(references, grid).best_poses(particle, config.max_poses)
+        found = PhasedSearch(references, grid).best_poses(
+            particle,
+            config.max_poses,
+            None if config.local_angle_deg is None else self._allowed(particle, grid.quaternions),
+        )
         if len(found) == 0:
             return PoseSupport.single(particle.previous, fallback=True)
         needed, covered = self._needed(found)
@@ -101,6 +106,20 @@ class Exhaustive:
         return references.shared(
             "exhaustive", lambda: pose_grid(self._context, references.grid.align_shell, _DETAILS)
         )
+
+    def _allowed(
+        self, particle: Particle, quaternions: npt.NDArray[np.floating]
+    ) -> npt.NDArray[np.bool_] | None:
+        """Which rotations ``(..., 4)`` a local search considers; None without one."""
+        angle = self._config.local_angle_deg
+        if angle is None:
+            return None
+        centre = to_quaternions((particle.input_pose or particle.previous).rotation[None])[0]
+        closeness = np.abs(quaternions @ centre)
+        # The nearest one always, for balls that are finer than the grid.
+        least = min(math.cos(0.5 * math.radians(angle)), float(closeness.max()))
+        inside: npt.NDArray[np.bool_] = closeness >= least
+        return inside
 
     def _needed(self, found: BestPoses) -> tuple[int, float]:
         """How many poses hold the mass that is asked for, and how much of it they hold."""
@@ -134,7 +153,9 @@ class Exhaustive:
         classes, cells, squared = [], [], []
         for k in np.unique(parents.classes):
             mine = parents.cells[parents.classes == k]
-            turns = grid.halved_rotations(np.unique(mine[:, :3], axis=0))
+            turns = self._local(
+                particle, grid, grid.halved_rotations(np.unique(mine[:, :3], axis=0)), level
+            )
             moves = grid.halved_shifts(np.unique(mine[:, 3:], axis=0), parents.level)
             matrix = references.squared_residual_matrix(
                 particle, int(k), grid.matrices(turns, level), grid.shifts(moves, level)
@@ -154,6 +175,13 @@ class Exhaustive:
             np.concatenate(cells),
             np.concatenate(squared),
         )
+
+    def _local(
+        self, particle: Particle, grid: PoseGrid, turns: npt.NDArray[np.int64], level: int
+    ) -> npt.NDArray[np.int64]:
+        """Those that a local search considers."""
+        inside = self._allowed(particle, to_quaternions(grid.matrices(turns, level)))
+        return turns if inside is None else turns[inside]
 
     def _support(self, cells: _Cells, grid: PoseGrid, covered: float) -> PoseSupport:
         """The cells that hold the mass, standing for all of it."""

@@ -23,6 +23,7 @@ from faml.references import PADDING, References, band_limit
 from faml.strategies.base import SearchContext
 from faml.transforms.fourier import even_fast_length
 from faml.transforms.harmonics import ShellTransform, shell_transform
+from faml.transforms.rotations import to_quaternions
 from faml.transforms.so3 import SO3Correlation, so3_correlation
 
 __all__ = ["BestPoses", "BestShifts", "PhasedSearch", "PoseGrid", "check_affordable", "pose_grid"]
@@ -88,6 +89,12 @@ class PoseGrid:
     def translations(self) -> npt.NDArray[np.float64]:
         """Shifts of level 0 in voxels, (T, 3) float64."""
         return self.lattice.astype(np.float64) * self.shift_step_voxels
+
+    @cached_property
+    def quaternions(self) -> npt.NDArray[np.float32]:
+        """Rotations of level 0 as quaternions, (B, G, G, 4) float32."""
+        cells = np.indices(self.shape).reshape(3, -1).T * np.array([1, 2, 2])
+        return to_quaternions(self.matrices(cells, 0)).reshape(*self.shape, 4).astype(np.float32)
 
     @property
     def sphere(self) -> ShellTransform:
@@ -213,26 +220,23 @@ def check_affordable(context: SearchContext, details: float) -> None:
     grid = pose_grid(context, context.last_shell, details)
     if _affordable(grid, context.classes):
         return
-    coarser = (
-        replace(grid, period=period, bandwidth=min(grid.bandwidth, period // 2 - 1))
-        for period in range(grid.period - 2, 8, -2)
-    )
-    wider = (replace(grid, shift_step_voxels=1.05**i * grid.shift_step_voxels) for i in range(99))
-    ways = [
-        f"{option} {_rounded_up(value(fitting))}"
-        for option, value, others in (
-            ("--angular-step", lambda other: 360.0 / other.period, coarser),
-            ("--shift-step", lambda other: other.shift_step_voxels, wider),
-        )
-        for fitting in [next((g for g in others if _affordable(g, context.classes)), None)]
-        if fitting is not None
-    ]
+    ways = ["a smaller --max-shift"]
+    for i in range(1, 99):
+        wider = replace(grid, shift_step_voxels=1.05**i * grid.shift_step_voxels)
+        if _affordable(wider, context.classes):
+            ways.insert(0, f"--shift-step {_rounded_up(wider.shift_step_voxels)}")
+            break
+    for period in range(grid.period - 2, 8, -2):
+        coarser = replace(grid, period=period, bandwidth=min(grid.bandwidth, period // 2 - 1))
+        if _affordable(coarser, context.classes):
+            ways.insert(0, f"--angular-step {_rounded_up(360.0 / period)}")
+            break
     raise ConfigurationError(
         f"the grid of {math.prod(grid.shape):,} rotations (step {360.0 / grid.period:.3g} degrees) "
         f"and {grid.lattice_size:,} shifts (step {grid.shift_step_voxels:.3g} voxels) needs about "
         f"{grid.seconds(context.classes):,.0f} CPU seconds per particle and iteration and "
         f"{grid.megabytes:,.0f} MB per thread, expected at most {_MOST_SECONDS:.0f} s and "
-        f"{_MOST_MEGABYTES:.0f} MB; give {' or '.join([*ways, 'a smaller --max-shift'])}"
+        f"{_MOST_MEGABYTES:.0f} MB; give {' or '.join(ways)}"
     )
 
 
@@ -296,10 +300,19 @@ class PhasedSearch:
         self._radii = references.radii[: grid.shells]
         self._radial = references.radial_weights[: grid.shells]
 
-    def best_poses(self, particle: Particle, limit: int) -> BestPoses:
+    def best_poses(
+        self, particle: Particle, limit: int, allowed: npt.NDArray[np.bool_] | None = None
+    ) -> BestPoses:
         """The ``limit`` most probable poses, and the mass of all; empty if all poses are alike.
 
         A reference without structure has no best pose.
+
+        Parameters
+        ----------
+        particle : Particle
+        limit : int
+        allowed : (B, G, G) bool, optional
+            Rotations to be considered.
         """
         grid, references = self.grid, self._references
         betas, gammas, alphas = grid.shape
@@ -316,6 +329,9 @@ class PhasedSearch:
             k: cells.astype(np.float32)[:, None, None] - 0.5 * self._energy(k, particle)
             for k in particle.classes
         }
+        if allowed is not None:
+            for rest in base.values():
+                rest[~allowed] = -np.inf
         structured = False
         for k, shift, correlation in self._correlations(particle):
             structured = structured or bool(correlation[0, 0].any())
