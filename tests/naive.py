@@ -165,12 +165,24 @@ def shell_residual(sliced, data, weight, multiplicity, shells, count):
     return out
 
 
-def hartley_at_nodes(cube, radii, scale, bandwidth, translation=(0.0, 0.0, 0.0), box=1, part=None):
+def gauss_nodes(bandwidth, longitudes):
+    """Points and areas of the quadrature over the whole sphere that the package uses."""
+    count = bandwidth + 1 + (bandwidth + 1) % 2
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    phi = np.tile(2 * np.pi * np.arange(longitudes) / longitudes, count)
+    theta = np.repeat(np.arccos(nodes), longitudes)
+    points = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], 1)
+    return points, np.repeat(weights, longitudes) * 2 * np.pi / longitudes
+
+
+def hartley_at_nodes(
+    cube, radii, scale, bandwidth, longitudes, translation=(0.0, 0.0, 0.0), box=1, part=None
+):
     """Coefficients [l, m >= 0, shell] of Re + Im of a Hermitian half-cube, shifted by -t.
 
     By quadrature over the whole sphere. ``part`` maps the complex samples to other ones first.
     """
-    points, area = sphere(bandwidth)
+    points, area = gauss_nodes(bandwidth, longitudes)
     samples = np.array(
         [[trilinear(cube, *(scale * r * u)) for r in radii] for u in points], dtype=complex
     )
@@ -194,12 +206,15 @@ def phased_log_joint(particle, references, grid):
     radial = radii**2 * references.shell_precision[1 : grid.shells + 1]
     box, top = references.grid.box, grid.bandwidth
     points, area = sphere(top)
-    average = hartley_at_nodes(references.padded[0], radii, 2.0, top)
-    power = hartley_at_nodes(references.padded[0], radii, 2.0, top, part=lambda s: np.abs(s) ** 2)
-    weight = hartley_at_nodes(particle.weight.cube, radii, 1.0, top)
+    turn = grid.sphere.longitudes
+    average = hartley_at_nodes(references.padded[0], radii, 2.0, top, turn)
+    power = hartley_at_nodes(
+        references.padded[0], radii, 2.0, top, turn, part=lambda s: np.abs(s) ** 2
+    )
+    weight = hartley_at_nodes(particle.weight.cube, radii, 1.0, top, turn)
     weighted = (area[:, None] * radial).ravel()
     data = [
-        synthesise(hartley_at_nodes(particle.padded, radii, 2.0, top, t, box), points).ravel()
+        synthesise(hartley_at_nodes(particle.padded, radii, 2.0, top, turn, t, box), points).ravel()
         for t in grid.translations
     ]
     left = np.array(data) * weighted

@@ -120,7 +120,7 @@ def test_cells_tile_the_pose_space_at_every_level():
     volume = len(grid.lattice) * grid.shift_step_voxels**3
     assert np.exp(grid.log_volumes(cells, 0)).sum() == pytest.approx(volume)
     angles = np.unique(cells[:, :3], axis=0)
-    parts = grid.halved_rotations(angles)
+    parts = grid.halved_rotations(angles, 0)
     assert len(parts) == 8 * len(angles)
     whole = np.concatenate([parts, np.zeros_like(parts)], axis=1)
     fraction = np.exp(grid.log_volumes(whole, 1)).sum() * 8 / grid.shift_step_voxels**3
@@ -132,7 +132,7 @@ def test_halves_lie_around_their_cell():
     cell = np.array([[2, 6, 4]])
     for level in (0, 1, 2):
         whole = np.concatenate([cell, np.zeros_like(cell)], axis=1)
-        parts = grid.halved_rotations(cell)
+        parts = grid.halved_rotations(cell, level)
         both = np.concatenate([parts, np.zeros_like(parts)], axis=1)
         assert np.exp(grid.log_volumes(both, level + 1)).sum() * 8 == pytest.approx(
             np.exp(grid.log_volumes(whole, level))[0]

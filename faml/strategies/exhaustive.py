@@ -23,6 +23,8 @@ _BROAD = 64
 """A posterior of more poses than this is not sharper than the grid: rescored where it is."""
 _PARENTS = 48
 """Cells that are halved together, at most."""
+_MOST_STEPS = 12
+"""Steps uphill on one level."""
 _EFFECTIVE_POSES = 12.0
 """Cells are halved until so many share the posterior."""
 
@@ -148,33 +150,60 @@ class Exhaustive:
     def _halved(
         self, particle: Particle, references: References, grid: PoseGrid, parents: _Cells
     ) -> _Cells:
-        """The next level of some cells: all combinations of their parts, class by class."""
+        """The next level of some cells, and of what lies uphill of them."""
         level = parents.level + 1
-        classes, cells, squared = [], [], []
+        found = []
         for k in np.unique(parents.classes):
             mine = parents.cells[parents.classes == k]
-            turns = self._local(
-                particle, grid, grid.halved_rotations(np.unique(mine[:, :3], axis=0)), level
-            )
+            turns = grid.halved_rotations(np.unique(mine[:, :3], axis=0), parents.level)
             moves = grid.halved_shifts(np.unique(mine[:, 3:], axis=0), parents.level)
-            matrix = references.squared_residual_matrix(
-                particle, int(k), grid.matrices(turns, level), grid.shifts(moves, level)
+            found.append(self._combined(particle, references, grid, int(k), level, turns, moves))
+        return self._climbed(particle, references, grid, _joined(found))
+
+    def _climbed(
+        self, particle: Particle, references: References, grid: PoseGrid, cells: _Cells
+    ) -> _Cells:
+        """With the neighbours of the best cell, until it is better than all of them.
+
+        Cells that were chosen at low resolution need not hold the maximum at a higher one.
+        """
+        for _ in range(_MOST_STEPS):
+            best = int(np.argmax(cells.log_joint))
+            around = self._combined(
+                particle,
+                references,
+                grid,
+                int(cells.classes[best]),
+                cells.level,
+                grid.near_rotations(cells.cells[best, :3], cells.level),
+                grid.near_shifts(cells.cells[best, 3:], cells.level),
             )
-            squared.append(matrix.ravel())
-            cells.append(
-                np.concatenate(
-                    [np.repeat(turns, len(moves), axis=0), np.tile(moves, (len(turns), 1))], axis=1
-                )
-            )
-            classes.append(np.full(matrix.size, k, dtype=np.int64))
-        return _evaluated(
-            references,
-            grid,
-            level,
-            np.concatenate(classes),
-            np.concatenate(cells),
-            np.concatenate(squared),
+            highest = cells.log_joint[best]
+            cells = _joined([cells, around])
+            if not cells.log_joint.max() > highest:
+                break
+        return cells
+
+    def _combined(
+        self,
+        particle: Particle,
+        references: References,
+        grid: PoseGrid,
+        class_index: int,
+        level: int,
+        turns: npt.NDArray[np.int64],
+        moves: npt.NDArray[np.int64],
+    ) -> _Cells:
+        """All combinations of rotations (M, 3) and shifts (T, 3) of a level."""
+        turns = self._local(particle, grid, turns, level)
+        matrix = references.squared_residual_matrix(
+            particle, class_index, grid.matrices(turns, level), grid.shifts(moves, level)
         )
+        cells = np.concatenate(
+            [np.repeat(turns, len(moves), axis=0), np.tile(moves, (len(turns), 1))], axis=1
+        )
+        classes = np.full(matrix.size, class_index, dtype=np.int64)
+        return _evaluated(references, grid, level, classes, cells, matrix.ravel())
 
     def _local(
         self, particle: Particle, grid: PoseGrid, turns: npt.NDArray[np.int64], level: int
@@ -199,6 +228,20 @@ class Exhaustive:
             squared_residuals=kept.squared_residuals,
             mass=share,
         )
+
+
+def _joined(parts: list[_Cells]) -> _Cells:
+    """Cells of one level, each once."""
+    classes = np.concatenate([part.classes for part in parts])
+    cells = np.concatenate([part.cells for part in parts])
+    _, first = np.unique(np.column_stack([classes, cells]), axis=0, return_index=True)
+    return _Cells(
+        parts[0].level,
+        classes[first],
+        cells[first],
+        np.concatenate([part.squared_residuals for part in parts])[first],
+        np.concatenate([part.log_joint for part in parts])[first],
+    )
 
 
 def _at_points(found: BestPoses, count: int) -> _Cells:

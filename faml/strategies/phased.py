@@ -33,6 +33,7 @@ _BLOCK_BYTES = 1 << 20
 _SHIFT_SAMPLING = 4.0
 """Shift steps per wave length of the finest shell."""
 _FEWEST_SHELLS = 4
+_NEIGHBOURS = np.stack(np.meshgrid(*3 * [(-1, 0, 1)], indexing="ij"), axis=-1).reshape(-1, 3)
 _MOST_SECONDS = 60.0
 _MOST_MEGABYTES = 2000.0
 
@@ -139,11 +140,35 @@ class PoseGrid:
         angles = np.stack([beta, 2 * gamma, 2 * alpha], axis=1)
         return np.concatenate([angles, 2 * self.lattice[shift]], axis=1)
 
-    def halved_rotations(self, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The eight parts of each of the cells ``[beta, gamma, alpha]`` (M, 3), without repeats."""
+    def halved_rotations(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.int64]:
+        """The eight parts of cells ``[beta, gamma, alpha]`` (M, 3) of a level, without repeats."""
         corners = np.stack(np.meshgrid((0, 1), (-1, 1), (-1, 1), indexing="ij"), axis=-1)
         parts = 2 * cells[:, None] + corners.reshape(1, 8, 3)
-        return np.unique(parts.reshape(-1, 3), axis=0)
+        return np.unique(self._wrapped(parts.reshape(-1, 3), level + 1), axis=0)
+
+    def near_rotations(self, cell: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.int64]:
+        """A cell ``[beta, gamma, alpha]`` (3,) and its neighbours along all axes, (M, 3)."""
+        around = cell + _NEIGHBOURS * np.array([1, 2, 2])
+        return np.unique(self._wrapped(around, level), axis=0)
+
+    def near_shifts(self, cell: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.int64]:
+        """A shift cell (3,) and its neighbours within the radius, (M, 3)."""
+        around = cell + 2 * _NEIGHBOURS
+        lengths = np.linalg.norm(self.shifts(around, level), axis=1)
+        inside = (lengths <= self.max_shift_voxels + 1e-9) | (around == cell).all(axis=1)
+        return around[inside]
+
+    def _wrapped(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.int64]:
+        """Cells ``[beta, gamma, alpha]`` (M, 3), which may lie beyond a pole, by their own names.
+
+        ``R(alpha, -beta, gamma) = R(alpha + pi, beta, gamma + pi)``.
+        """
+        betas, turn = (self.period // 2) << level, 2 * (self.period << level)
+        beta = cells[:, 0]
+        beyond = (beta < 0) | (beta >= betas)
+        beta = np.where(beta < 0, -1 - beta, np.where(beta >= betas, 2 * betas - 1 - beta, beta))
+        angles = (cells[:, 1:] + np.where(beyond, turn // 2, 0)[:, None]) % turn
+        return np.column_stack([beta, angles])
 
     def halved_shifts(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.int64]:
         """The parts of each shift cell (M, 3) of a level that lie within the radius.
