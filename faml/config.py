@@ -100,6 +100,9 @@ class EmConfig(_Section):
     """`random` orientations, plain `average`, the input `poses`, or an MRC file."""
     start_lowpass_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Low-pass of the starting reference."""
+    folds: int = Field(default=1, ge=1)
+    """Parts of the particles, each aligned to the average of the others, so that no particle sees
+    its own noise; 1 is one common average."""
     update: Literal["ratio", "impute"] = "ratio"
     """M-step: direct maximiser with a Wiener prior, or the paper's Eq. 10."""
     noise: Literal["shell", "scalar"] = "shell"

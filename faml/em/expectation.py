@@ -46,6 +46,7 @@ class ParticleResult:
     effective_poses: float
     log_likelihood: float
     fallback: bool
+    kept_mass: float
 
 
 def log_normaliser(particle: Particle, references: References) -> float:
@@ -131,6 +132,7 @@ def summarise(
         effective_poses=float(1.0 / np.square(probability).sum()),
         log_likelihood=log_likelihood,
         fallback=support.fallback,
+        kept_mass=support.mass,
     )
 
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from faml.em.expectation import (
     shell_power,
     summarise,
 )
+from faml.em.folds import held_out, split_into_folds, with_averages_of
 from faml.em.maximization import MStep, maximise, soft_sphere
 from faml.em.schedule import (
     BLIND_STARTS,
@@ -99,10 +101,14 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Search:
-    """What visiting a particle needs in one pass; shared by threads."""
+    """What visiting a particle needs in one pass; shared by threads.
+
+    ``references`` is one for all particles, or one for each group.
+    """
 
     views: ParticleViews
-    references: References
+    references: tuple[References, ...]
+    group_of: npt.NDArray[np.int64]
     strategy: Strategy
     before: Assignments
     iteration: int
@@ -111,18 +117,23 @@ class _Search:
 
     def visit(self, index: int, sums: Statistics) -> ParticleResult:
         """Posterior of one particle; adds it to ``sums``."""
+        references = self.references_of(index)
         particle, support = self._supported(index)
-        log_posterior, log_likelihood = posterior(particle, self.references, support)
-        accumulate(particle, self.references, support, log_posterior, sums)
-        return summarise(support, log_posterior, log_likelihood, self.references.classes)
+        log_posterior, log_likelihood = posterior(particle, references, support)
+        accumulate(particle, references, support, log_posterior, sums)
+        return summarise(support, log_posterior, log_likelihood, references.classes)
 
     def class_evidence(self, index: int) -> FloatArray:
         """Log likelihood of each class, (K,) float64."""
         particle, support = self._supported(index)
-        return class_evidence(particle, self.references, support)
+        return class_evidence(particle, self.references_of(index), support)
+
+    def references_of(self, index: int) -> References:
+        """What a particle is aligned to."""
+        return self.references[self.group_of[index] if len(self.references) > 1 else 0]
 
     def _supported(self, index: int) -> tuple[Particle, PoseSupport]:
-        references = self.references
+        references = self.references_of(index)
         pose = self.before.pose(index)
         particle = self.views.particle(index, pose, range(references.classes))
         seeds = np.random.SeedSequence([self.seed, self.iteration % _STREAMS, index])
@@ -184,8 +195,10 @@ class EmRun:
         self._weight_maximum = max(
             float(particles.weight(int(w)).max()) for w in np.unique(particles.weight_index)
         )
-        # Folds and half-sets will be more than one group.
-        self._groups: tuple[npt.NDArray[np.int64], ...] = (np.arange(len(particles)),)
+        self._groups = split_into_folds(len(particles), config.em.folds, config.em.seed)
+        self._group_of = np.empty(len(particles), dtype=np.int64)
+        for group, members in enumerate(self._groups):
+            self._group_of[members] = group
 
     def _check(self) -> None:
         box = self.particles.box
@@ -275,9 +288,9 @@ class EmRun:
         model = self._blank_model(grid)
         if self._reference is not None:
             assignments = self._align_to_reference(self._reference, model, grid, assignments)
-        done = self._pass(model, grid, _FixedPose(self._context), assignments, 0)
+        done = self._pass((model,), grid, _FixedPose(self._context), assignments, 0)
         blind = em.start in BLIND_STARTS
-        step = self._maximise(done, model, grid, known_poses=not blind)
+        step, fold_models = self._maximise(done, model, (), grid, known_poses=not blind)
         following = align_shell
         if not blind and em.march:
             # Given poses were not fitted to this noise, so every shell's SSNR is honest; those
@@ -298,6 +311,7 @@ class EmRun:
             changes=None,
             empty_classes=step.empty_classes,
             stop_reason="",
+            fold_models=fold_models,
         )
 
     def _align_to_reference(
@@ -323,7 +337,7 @@ class EmRun:
         found = fixed_assignments(zeros, split.rotations, split.translations, 1)
         strategy = FastAlignment(self._context)
         for number in range(_REFERENCE_PASSES):
-            found = self._pass(single, grid, strategy, found, -1 - number).assignments
+            found = self._pass((single,), grid, strategy, found, -1 - number).assignments
         return fixed_assignments(split.classes, found.rotations, found.translations, blank.classes)
 
     def _start_shell(self) -> int:
@@ -346,9 +360,14 @@ class EmRun:
         grid = fourier_grid(box, align_shell, sum_shell)
         iteration = state.iteration + 1
         done = self._pass(
-            state.model, grid, self._strategy, state.assignments, iteration, settled=bool(keep)
+            state.references,
+            grid,
+            self._strategy,
+            state.assignments,
+            iteration,
+            settled=bool(keep),
         )
-        step = self._maximise(done, state.model, grid)
+        step, fold_models = self._maximise(done, state.model, state.fold_models, grid)
         following = next_shell(align_shell, step.ssnr, box, em)
         new = State(
             iteration=state.iteration if keep else iteration,
@@ -361,33 +380,50 @@ class EmRun:
             changes=measure_changes(state.assignments, done.assignments),
             empty_classes=step.empty_classes,
             stop_reason="",
+            fold_models=fold_models,
         )
         if keep:
             return replace(new, changes=keep.changes, stop_reason=keep.stop_reason)
         return replace(new, stop_reason=stop_reason(state, new, em))
 
     def _maximise(
-        self, done: _Pass, old: Model, grid: FourierGrid, *, known_poses: bool = False
-    ) -> MStep:
-        total = done.sums[0]
-        for more in done.sums[1:]:
-            total.add(more)
+        self,
+        done: _Pass,
+        old: Model,
+        old_folds: tuple[Model, ...],
+        grid: FourierGrid,
+        *,
+        known_poses: bool = False,
+    ) -> tuple[MStep, tuple[Model, ...]]:
+        """M-step of all particles, and what each fold is aligned to next."""
+        total = Statistics.zeros(old.classes, grid, total=True)
+        for part in done.sums:
+            total.add(part)
+        solve = partial(
+            maximise,
+            grid=grid,
+            config=self.config.em,
+            weight_maximum=self._weight_maximum,
+            mask=self._mask,
+            known_poses=known_poses,
+        )
         with scipy.fft.set_workers(self.config.threads):  # lines of one transform: same result
-            return maximise(
-                total,
-                old,
-                grid,
-                self.config.em,
-                weight_maximum=self._weight_maximum,
-                mask=self._mask,
-                known_poses=known_poses,
-            )
+            step = solve(total, old)
+
+        def hold_out(others: Statistics, before: Model) -> Model:
+            fixed = step.model.noise_variance
+            return with_averages_of(step.model, solve(others, before, fixed_noise=fixed).model)
+
+        others = held_out(done.sums, total)
+        with ThreadPoolExecutor(max_workers=self.config.threads) as pool:
+            models = pool.map(hold_out, others, old_folds or [old] * len(others))
+            return step, tuple(models)
 
     # ------------------------------------------------------------------ passes
 
     def _pass(
         self,
-        model: Model,
+        models: tuple[Model, ...],
         grid: FourierGrid,
         strategy: Strategy,
         before: Assignments,
@@ -395,7 +431,7 @@ class EmRun:
         *,
         settled: bool = False,
     ) -> _Pass:
-        """One pass over all particles: posteriors and sums under ``model``.
+        """One pass over all particles: posteriors and sums under one model, or one per group.
 
         ``settled`` passes do not explore, and see to classes as the iteration before did.
         """
@@ -403,15 +439,23 @@ class EmRun:
             grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
         )
         explored = 0.0 if settled else exploration(iteration, self.config.em)
-        references = References(model, grid, bandwidth, explored)
+        references = tuple(References(model, grid, bandwidth, explored) for model in models)
         views = ParticleViews(self.particles, grid)
         # Tables are made here: pyshtools must not be called from a worker thread.
-        references.shell_plan, references.rotation_plan  # noqa: B018
-        prepare(strategy, references)
+        references[0].shell_plan, references[0].rotation_plan
+        prepare(strategy, references[0])
         balanced = classes_balanced(iteration - settled, self.config.em)
         search = _Search(
-            views, references, strategy, before, iteration, self.config.em.seed, balanced
+            views=views,
+            references=references,
+            group_of=self._group_of,
+            strategy=strategy,
+            before=before,
+            iteration=iteration,
+            seed=self.config.em.seed,
+            balanced=balanced,
         )
+        classes = models[0].classes
         if balanced:
             search = self._balanced(search)
         chunks = [
@@ -421,10 +465,10 @@ class EmRun:
         ]
 
         def work(chunk: npt.NDArray[np.int64]) -> tuple[Statistics, list[ParticleResult]]:
-            sums = Statistics.zeros(model.classes, grid, total=False)
+            sums = Statistics.zeros(classes, grid, total=False)
             return sums, [search.visit(int(i), sums) for i in chunk]
 
-        totals = tuple(Statistics.zeros(model.classes, grid, total=True) for _ in self._groups)
+        totals = tuple(Statistics.zeros(classes, grid, total=True) for _ in self._groups)
         results: dict[int, ParticleResult] = {}
         for (group, members), (sums, found) in zip(
             chunks, _in_order(work, [c for _, c in chunks], self.config.threads), strict=True
@@ -445,9 +489,11 @@ class EmRun:
             return np.stack([search.class_evidence(int(i)) for i in chunk])
 
         evidence = np.concatenate(list(_in_order(work, self._chunks(sample), self.config.threads)))
-        references = search.references
-        fractions = balanced_log_fractions(evidence, references.log_fractions)
-        return replace(search, references=references.with_log_fractions(fractions))
+        fractions = balanced_log_fractions(evidence, search.references[0].log_fractions)
+        return replace(
+            search,
+            references=tuple(each.with_log_fractions(fractions) for each in search.references),
+        )
 
     def _chunks(self, members: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         size = self.config.em.chunk_size
@@ -522,4 +568,5 @@ def _collect(results: list[ParticleResult]) -> Assignments:
         effective_poses=np.array([r.effective_poses for r in results]),
         log_likelihoods=np.array([r.log_likelihood for r in results]),
         fallbacks=np.array([r.fallback for r in results]),
+        kept_masses=np.array([r.kept_mass for r in results]),
     )

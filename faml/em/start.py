@@ -77,4 +77,5 @@ def fixed_assignments(
         effective_poses=np.ones(count),
         log_likelihoods=np.zeros(count),
         fallbacks=np.zeros(count, dtype=bool),
+        kept_masses=np.ones(count),
     )

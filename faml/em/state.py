@@ -34,6 +34,8 @@ class Assignments:
         Logarithm of each particle's marginal likelihood, with all normalisers.
     fallbacks : (N,) bool
         The candidate list was empty and the previous pose was used.
+    kept_masses : (N,) float64
+        Share of the posterior held by the poses that stand for it, as the strategy knows it.
     """
 
     classes: npt.NDArray[np.int64]
@@ -44,6 +46,7 @@ class Assignments:
     effective_poses: npt.NDArray[np.float64]
     log_likelihoods: npt.NDArray[np.float64]
     fallbacks: npt.NDArray[np.bool_]
+    kept_masses: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -96,6 +99,9 @@ class State:
         Classes that kept their old average for want of particles.
     stop_reason : str
         Empty while the run should go on.
+    fold_models : tuple of Model
+        What each fold is aligned to next: the model without the fold's own particles. Empty
+        without folds.
     """
 
     iteration: int
@@ -108,6 +114,12 @@ class State:
     changes: Changes | None
     empty_classes: tuple[int, ...]
     stop_reason: str
+    fold_models: tuple[Model, ...] = ()
+
+    @property
+    def references(self) -> tuple[Model, ...]:
+        """The models that the groups of particles are aligned to next."""
+        return self.fold_models or (self.model,)
 
     @property
     def converged(self) -> bool:

@@ -65,3 +65,10 @@ class Statistics:
                 mine += theirs
             else:
                 setattr(self, field.name, mine + theirs)
+
+    def minus(self, other: Statistics) -> Statistics:
+        """A new sum without ``other``, which is part of this one."""
+        return Statistics(
+            **{field.name: getattr(self, field.name) - getattr(other, field.name)
+               for field in fields(self)}
+        )  # fmt: skip

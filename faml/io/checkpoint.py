@@ -1,11 +1,12 @@
 """One HDF5 file per run: configuration, versions and every iteration.
 
-Layout, format version 1::
+Layout, format version 2 (1 had no folds and no kept masses)::
 
     /                     attrs: format, config (TOML), versions (JSON), seed, box, voxel_size,
                           last_iteration (written last)
     /particles            names
     /iterations/000007    model/..., assignments/..., ssnr, attrs: the scalars of `State`
+    /folds                volumes, signal_power of the last iteration's fold models
 
 The file is copied, extended and renamed into place, so whatever kills the process leaves the last
 complete iteration readable. Nothing is pickled.
@@ -17,7 +18,7 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from faml.particles import ParticleSet
 
 __all__ = ["FORMAT", "Checkpoint", "HDF5Checkpoint", "MemoryCheckpoint", "StoredRun", "read_run"]
 
-FORMAT = 1
+FORMAT = 2
 _PACKAGES = ("faml", "numpy", "scipy", "numba", "h5py", "pyshtools")
 _SCALARS = ("iteration", "align_shell", "next_align_shell", "log_likelihood", "stop_reason")
 
@@ -119,7 +120,9 @@ class HDF5Checkpoint(MemoryCheckpoint):
                     if "format" not in file.attrs:
                         self._write_header(file)
                     file.attrs["config"] = config_to_toml(self._config)
+                    file.attrs["format"] = FORMAT
                     _write_state(file, state)
+                    _write_folds(file, state)
                     file.attrs["last_iteration"] = state.iteration
         except (OutputError, OSError, RuntimeError, ValueError) as error:
             # h5py reports a full disk as any of these, depending on when it notices.
@@ -227,6 +230,28 @@ def _write_state(file: h5py.File, state: State) -> None:
             group.attrs[f"change_{field.name}"] = getattr(state.changes, field.name)
 
 
+def _write_folds(file: h5py.File, state: State) -> None:
+    """Only the last iteration's, in place: HDF5 does not return what is deleted."""
+    for name in ("volumes", "signal_power"):
+        values = [getattr(model, name) for model in state.fold_models]
+        if not values:
+            continue
+        path = f"folds/{name}"
+        if path not in file:
+            file.create_dataset(path, data=np.stack(values))
+        else:
+            file[path][...] = np.stack(values)
+
+
+def _read_folds(file: h5py.File, model: Model) -> tuple[Model, ...]:
+    if "folds" not in file:
+        return ()
+    volumes, power = file["folds/volumes"][()], file["folds/signal_power"][()]
+    return tuple(
+        replace(model, volumes=v, signal_power=p) for v, p in zip(volumes, power, strict=True)
+    )
+
+
 def _read_state(file: h5py.File, iteration: int) -> State:
     group = file[_group(iteration)]
 
@@ -235,6 +260,9 @@ def _read_state(file: h5py.File, iteration: int) -> State:
 
     model = section("model")
     model["shift_variance"] = float(model["shift_variance"])
+    assignments = section("assignments")
+    if "kept_masses" not in assignments:  # format 1
+        assignments["kept_masses"] = np.ones(len(assignments["classes"]))
     changes = None
     if "change_median_angle_deg" in group.attrs:
         changes = Changes(
@@ -243,7 +271,7 @@ def _read_state(file: h5py.File, iteration: int) -> State:
     return State(
         iteration=int(group.attrs["iteration"]),
         model=Model(**model),
-        assignments=Assignments(**section("assignments")),
+        assignments=Assignments(**assignments),
         align_shell=int(group.attrs["align_shell"]),
         next_align_shell=int(group.attrs["next_align_shell"]),
         log_likelihood=float(group.attrs["log_likelihood"]),
@@ -251,4 +279,5 @@ def _read_state(file: h5py.File, iteration: int) -> State:
         changes=changes,
         empty_classes=tuple(int(k) for k in group["empty_classes"][()]),
         stop_reason=str(group.attrs["stop_reason"]),
+        fold_models=_read_folds(file, Model(**model)),
     )

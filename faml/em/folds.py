@@ -1,0 +1,51 @@
+"""Folds: no particle sees its own noise in the average it is aligned to (method.md section 9).
+
+At its previous pose a particle's own noise in the reference adds about (observed components) / N
+to its log-likelihood, more than neighbouring poses differ, so poses freeze. With folds, particles
+are aligned to the average of the other folds, and the log-likelihood is cross-validated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.em.statistics import Statistics
+from faml.errors import ConfigurationError
+from faml.model import Model
+
+__all__ = ["held_out", "split_into_folds", "with_averages_of"]
+
+_STREAM = 0xF01D  # tells the split's random stream from the others
+
+
+def split_into_folds(count: int, folds: int, seed: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """A random split of particles whose parts differ in size by one at most.
+
+    Raises
+    ------
+    ConfigurationError
+        More folds than particles.
+    """
+    if folds > count:
+        raise ConfigurationError(
+            f"expected at most as many folds as particles, found {folds} folds for {count} "
+            "particles; lower --folds"
+        )
+    if folds == 1:
+        return (np.arange(count),)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
+    label = rng.permutation(np.arange(count) % folds)
+    return tuple(np.nonzero(label == fold)[0] for fold in range(folds))
+
+
+def held_out(sums: tuple[Statistics, ...], total: Statistics) -> tuple[Statistics, ...]:
+    """For each fold the sums of all others; empty without folds."""
+    return tuple(total.minus(part) for part in sums) if len(sums) > 1 else ()
+
+
+def with_averages_of(overall: Model, others: Model) -> Model:
+    """The reference of a fold: averages and their prior are held out, the rest is shared."""
+    return replace(overall, volumes=others.volumes, signal_power=others.signal_power)
