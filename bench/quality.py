@@ -24,6 +24,7 @@ import numpy as np
 import record
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from faml.config import build_config
 from faml.em.loop import EmRun
@@ -49,10 +50,23 @@ class Case:
     targets: dict[str, float]
 
 
+SEARCHES: dict[str, dict[str, Any]] = {
+    "exhaustive": {"strategy": "exhaustive"},
+    "faml": {"strategy": "faml", "proposal": "phase"},
+    "faml-amplitude": {"strategy": "faml", "proposal": "amplitude"},
+    "fa": {"strategy": "fa", "proposal": "phase"},
+    "fa-amplitude": {"strategy": "fa", "proposal": "amplitude"},
+}
+"""What a strategy is called here, and its settings."""
+ALL = ("exhaustive", "faml", "faml-amplitude", "fa")
 CASES = {
-    "70s-0.1": Case(("70s",), 32, 12.0, 40, 0.1, ("fa", "faml"), {"fa": 0.92, "faml": 0.94}),
-    "groel-0.01": Case(("groel",), 64, 6.0, 100, 0.01, ("fa", "faml"), {"faml": 0.90}),
-    "groel-0.003": Case(("groel",), 64, 6.0, 100, 0.003, ("fa", "faml"), {"faml": 0.82}),
+    "70s-0.1": Case(("70s",), 32, 12.0, 40, 0.1, ALL, {"fa": 0.92, "faml": 0.94}),
+    "70s-0.01": Case(("70s",), 32, 12.0, 40, 0.01, ALL, {}),
+    "70s-0.003": Case(("70s",), 32, 12.0, 40, 0.003, ALL, {}),
+    "70s-0.001": Case(("70s",), 32, 12.0, 40, 0.001, ALL, {}),
+    "groel-0.01": Case(("groel",), 64, 6.0, 100, 0.01, ALL, {"faml": 0.90}),
+    "groel-0.003": Case(("groel",), 64, 6.0, 100, 0.003, ALL, {"faml": 0.82}),
+    "groel-0.001": Case(("groel",), 64, 6.0, 100, 0.001, ALL, {}),
     "groel+70s-0.01": Case(("groel", "70s"), 64, 6.0, 100, 0.01, ("faml",), {}),
 }
 
@@ -90,18 +104,25 @@ def oracle(simulated: SimulatedParticles, densities: list[np.ndarray], threads: 
 
 
 def run_case(
-    name: str, strategy: str, seed: int, models: Path, diameter: float | None, threads: int
+    name: str, strategy: str, seed: int, models: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """One run from random orientations."""
-    case = CASES[name]
+    """One run, from random orientations unless a start is given."""
+    case, diameter, threads = CASES[name], options.diameter, options.threads
     densities, simulated = simulate(case, models, seed)
     config = build_config(
         data={"particle_diameter_angstrom": diameter},
-        search={"strategy": strategy, "max_shift_voxels": 6.0},
-        em={"classes": len(densities), "seed": seed},
+        search=SEARCHES[strategy] | {"max_shift_voxels": 6.0},
+        em={
+            "classes": len(densities),
+            "seed": seed,
+            "folds": options.folds,
+            "start": "random" if options.start == "random" else "truth.mrc",
+        },
         threads=threads,
     )
-    run = EmRun(simulated.particles, config)
+    # The true density as the reference: what is left of it is what the particles can hold.
+    reference = densities[0] if options.start == "truth" else None
+    run = EmRun(simulated.particles, config, reference=reference)
     started = time.process_time()
     *_, state = run.states()
     final = run.finish(state)
@@ -116,6 +137,8 @@ def run_case(
     return {
         "case": name,
         "strategy": strategy,
+        "start": options.start,
+        "folds": options.folds,
         "seed": seed,
         "r": [round(float(v), 3) for v in matched],
         "oracle": [round(v, 3) for v in oracle(simulated, densities, threads)],
@@ -136,7 +159,7 @@ def run_case(
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The rows as a table."""
-    names = ("case", "strategy", "seed", "r", "oracle", "target", "misclassified", "iterations",
+    names = ("case", "strategy", "start", "folds", "seed", "r", "oracle", "target", "misclassified", "iterations",
              "align_shell", "cpu_s_per_particle_iteration")  # fmt: skip
     table = Table(*names)
     for row in rows:
@@ -150,20 +173,20 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("--case", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
-    parser.add_argument("--strategy", nargs="*", default=None)
+    parser.add_argument("--strategy", nargs="*", default=None, choices=list(SEARCHES))
     parser.add_argument("--diameter", type=float, help="particle diameter in Angstrom (mask)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--start", choices=["random", "truth"], default="random")
+    parser.add_argument("--folds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
+    # As in `faml run`: more BLAS threads than asked for would only wait for each other.
+    threadpool_limits(limits=1)
     for name in options.case:
         for strategy in options.strategy or CASES[name].strategies:
             for seed in options.seeds:
-                rows.append(
-                    run_case(
-                        name, strategy, seed, options.models, options.diameter, options.threads
-                    )
-                )
+                rows.append(run_case(name, strategy, seed, options.models, options))
                 print(json.dumps(rows[-1]), flush=True)
                 # Written after every run: hours of work should not hang on the last one.
                 record.write(options.json, rows, "python bench/quality.py MODELS")

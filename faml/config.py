@@ -54,19 +54,21 @@ class SearchConfig(_Section):
     """How each particle's poses are proposed and weighted."""
 
     strategy: str = "faml"
-    proposal: str = "amplitude"
-    """How candidate poses are found: `amplitude` (translation-invariant bound, paper Eq. 2)."""
-    max_poses: int = Field(default=500, ge=1, le=100_000)
+    proposal: str = "phase"
+    """How candidate poses are found: `phase` (likelihood at low resolution for all rotations and
+    shifts) or `amplitude` (translation-invariant bound, paper Eq. 2)."""
+    max_poses: int = Field(default=200, ge=1, le=100_000)
     """`exhaustive`: largest number of poses that stand for a particle's posterior."""
     posterior_mass: float = Field(default=0.999, gt=0, le=1)
     """`exhaustive`: share of the posterior that the poses kept should hold."""
     search_shell: int | None = Field(default=None, ge=2)
     """Last Fourier shell of searches over the whole pose space with phases; finer ones are added
-    around what they find. None resolves a sixth of the particle's diameter (`exhaustive`)."""
+    around what they find. None resolves a sixth of the particle's diameter."""
     angular_step_deg: float | None = Field(default=None, gt=0, le=90, allow_inf_nan=False)
     """Euler step of those searches; None follows from resolution and particle radius."""
     shift_step_voxels: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Step of their shifts; None is a quarter of the finest wave length."""
+    """Step of their shifts; None is a quarter of the finest wave length (`exhaustive`) or a third
+    (`phase`)."""
     oversampling: int = Field(default=3, ge=0, le=6)
     """`exhaustive`: how often cells that hold the posterior may be halved."""
     max_candidates: int = Field(default=50, ge=1, le=5000)
@@ -110,8 +112,8 @@ class EmConfig(_Section):
     march: bool = True
     """Let the resolution grow with the measured signal-to-noise ratio; False uses all shells."""
     first_shell: int | None = Field(default=None, ge=2)
-    """Fourier radius of the first iteration when marching; None resolves about a quarter of the
-    particle's diameter."""
+    """Fourier radius of the first iteration when marching; None resolves a sixth of the particle's
+    diameter."""
     exploration: int = Field(default=12, ge=0)
     """Iterations over which the chance to disregard a particle's previous pose falls to zero."""
     balance: int = Field(default=5, ge=0)

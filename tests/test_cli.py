@@ -280,7 +280,7 @@ def test_inspect(cli, folder):
     ("arguments", "code", "message"),
     [
         (["--classes", "7"], 2, "7 classes for 6 particles"),
-        (["--strategy", "nonsense"], 2, "unknown strategy 'nonsense'; installed are: fa, faml"),
+        (["--strategy", "nonsense"], 2, "unknown strategy 'nonsense'; installed are: exhaustive, fa, faml"),
         (["--tilt-range", "60", "-60"], 2, "MIN < MAX"),
         (["--tilt-range", "10", "10"], 2, "MIN < MAX"),
         (["--classes", "0"], 2, "greater than or equal to 1, found 0"),

@@ -171,28 +171,28 @@ def context(box=14, **search):
 
 def test_steps_set_by_hand_are_the_grid():
     grid = pose_grid(
-        context(64, angular_step_deg=7.5, shift_step_voxels=1.0, max_shift_voxels=5.0), 12, 6.0
+        context(64, angular_step_deg=7.5, shift_step_voxels=1.0, max_shift_voxels=5.0), 12, 4.0
     )
     assert grid.period == 48
     assert grid.bandwidth <= 23
     assert len(grid.lattice) == 515
-    padded = pose_grid(context(64, angular_step_deg=3.0), 12, 6.0)
-    assert (padded.period, padded.bandwidth) == (120, pose_grid(context(64), 12, 6.0).bandwidth)
+    padded = pose_grid(context(64, angular_step_deg=3.0), 12, 4.0)
+    assert (padded.period, padded.bandwidth) == (120, pose_grid(context(64), 12, 4.0).bandwidth)
 
 
 def test_default_grid_follows_resolution_and_radius():
-    coarse, fine = pose_grid(context(64), 6, 6.0), pose_grid(context(64), 31, 6.0)
+    coarse, fine = pose_grid(context(64), 6, 4.0), pose_grid(context(64), 31, 4.0)
     assert (coarse.shells, fine.shells) == (6, 10)  # a sixth of a diameter of 38 voxels
     assert fine.period > coarse.period
     assert fine.shift_step_voxels == pytest.approx(64 / 40)
-    assert pose_grid(context(64, search_shell=20), 31, 6.0).shells == 20
-    assert pose_grid(context(64, search_shell=20), 9, 6.0).shells == 9
+    assert pose_grid(context(64, search_shell=20), 31, 4.0).shells == 20
+    assert pose_grid(context(64, search_shell=20), 9, 4.0).shells == 9
 
 
 def test_grids_that_cannot_be_afforded_are_refused_with_what_can():
     with pytest.raises(ConfigurationError, match=r"--angular-step \d.*--shift-step \d") as raised:
         check_affordable(context(64, angular_step_deg=2.0, shift_step_voxels=0.25,
-                                 max_shift_voxels=8.0), 6.0)  # fmt: skip
+                                 max_shift_voxels=8.0), 4.0)  # fmt: skip
     message = str(raised.value)
     assert "CPU seconds per particle" in message
     assert "MB per thread" in message
@@ -201,8 +201,8 @@ def test_grids_that_cannot_be_afforded_are_refused_with_what_can():
         context(64, angular_step_deg=2.0, shift_step_voxels=step, max_shift_voxels=8.0), 6.0
     )
     with pytest.raises(ConfigurationError, match="MB per thread"):
-        check_affordable(context(64, angular_step_deg=0.4, max_shift_voxels=0.0), 6.0)
-    check_affordable(context(64), 6.0)
+        check_affordable(context(64, angular_step_deg=0.4, max_shift_voxels=0.0), 4.0)
+    check_affordable(context(64), 4.0)
 
 
 # ---------------------------------------------------------------- brute force

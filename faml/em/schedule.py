@@ -31,7 +31,7 @@ LOOK_AHEAD = 3
 """Shells beyond the E-step that are summed. No pose was fitted to them, so the SSNR measured there
 is honest, and it alone drives the march."""
 SSNR_NEEDED = 0.25
-_FIRST_DETAIL = 1.0 / 3.5
+_FIRST_DETAIL = 1.0 / 6.0
 _SMALLEST_FIRST = 4
 _STEP = 1
 _ANGLE_DEG = 0.5

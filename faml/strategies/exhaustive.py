@@ -17,8 +17,8 @@ from faml.transforms.rotations import to_quaternions
 
 __all__ = ["Exhaustive"]
 
-_DETAILS = 6.0
-"""The search over the whole grid resolves a sixth of the particle's diameter."""
+_SHIFT_SAMPLING = 4.0
+"""Shift steps per wave length."""
 _BROAD = 64
 """A posterior of more poses than this is not sharper than the grid: rescored where it is."""
 _PARENTS = 48
@@ -73,7 +73,7 @@ class Exhaustive:
     def __init__(self, context: SearchContext) -> None:
         self._context = context
         self._config = context.config
-        check_affordable(context, _DETAILS)
+        check_affordable(context, _SHIFT_SAMPLING)
 
     def prepare(self, references: References) -> None:
         """See `Strategy`."""
@@ -106,7 +106,8 @@ class Exhaustive:
 
     def _grid(self, references: References) -> PoseGrid:
         return references.shared(
-            "exhaustive", lambda: pose_grid(self._context, references.grid.align_shell, _DETAILS)
+            "exhaustive",
+            lambda: pose_grid(self._context, references.grid.align_shell, _SHIFT_SAMPLING),
         )
 
     def _allowed(

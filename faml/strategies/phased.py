@@ -30,8 +30,8 @@ __all__ = ["BestPoses", "BestShifts", "PhasedSearch", "PoseGrid", "check_afforda
 
 _BLOCK_BYTES = 1 << 20
 """Samples of shifted spectra that are analysed together: what a core's cache holds."""
-_SHIFT_SAMPLING = 4.0
-"""Shift steps per wave length of the finest shell."""
+_DETAILS = 6.0
+"""The correlation resolves this part of the particle's diameter."""
 _FEWEST_SHELLS = 4
 _NEIGHBOURS = np.stack(np.meshgrid(*3 * [(-1, 0, 1)], indexing="ij"), axis=-1).reshape(-1, 3)
 _MOST_SECONDS = 60.0
@@ -205,22 +205,21 @@ class PoseGrid:
         return 1e-6 * (table + grids + 16.0 * top**3 + 24.0 * self.lattice_size)
 
 
-def pose_grid(context: SearchContext, align_shell: int, details: float) -> PoseGrid:
-    """The grid of level 0 at a resolution.
+def pose_grid(context: SearchContext, align_shell: int, shift_sampling: float) -> PoseGrid:
+    """The grid of level 0 at a resolution, as far as the configuration does not fix it.
 
     Parameters
     ----------
     context : SearchContext
     align_shell : int
         Last Fourier shell of the E-step.
-    details : float
-        The correlation resolves 1 / details of the particle's diameter, where the configuration
-        does not fix its last shell.
+    shift_sampling : float
+        Shift steps per wave length of the last shell of the correlation.
     """
     config = context.config
     shells = config.search_shell
     if shells is None:
-        shells = math.ceil(details * context.box / (2.0 * context.radius_voxels))
+        shells = math.ceil(_DETAILS * context.box / (2.0 * context.radius_voxels))
     shells = min(max(shells, _FEWEST_SHELLS), align_shell)
     wanted = band_limit(context.box, shells, context.radius_voxels, config.max_bandwidth)
     period = even_fast_length(2 * wanted + 1)
@@ -229,12 +228,12 @@ def pose_grid(context: SearchContext, align_shell: int, details: float) -> PoseG
         period = 2 * math.ceil(180.0 / config.angular_step_deg - 1e-9)
     step = config.shift_step_voxels
     if step is None:
-        step = context.box / (_SHIFT_SAMPLING * shells)
+        step = context.box / (shift_sampling * shells)
     bandwidth = min(wanted, (period - 1) // 2)
     return PoseGrid(shells, bandwidth, period, step, context.max_shift_voxels)
 
 
-def check_affordable(context: SearchContext, details: float) -> None:
+def check_affordable(context: SearchContext, shift_sampling: float) -> None:
     """Refuse a grid that would take too long or too much memory at the last resolution.
 
     Raises
@@ -242,7 +241,7 @@ def check_affordable(context: SearchContext, details: float) -> None:
     ConfigurationError
         With the estimate, and the nearest steps that can be afforded.
     """
-    grid = pose_grid(context, context.last_shell, details)
+    grid = pose_grid(context, context.last_shell, shift_sampling)
     if _affordable(grid, context.classes):
         return
     ways = ["a smaller --max-shift"]
