@@ -159,8 +159,10 @@ def run_case(
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The rows as a table."""
-    names = ("case", "strategy", "start", "folds", "seed", "r", "oracle", "target", "misclassified", "iterations",
-             "align_shell", "cpu_s_per_particle_iteration")  # fmt: skip
+    names = (
+        *("case", "strategy", "start", "folds", "seed", "r", "oracle", "target", "misclassified"),
+        *("iterations", "align_shell", "cpu_s_per_particle_iteration"),
+    )
     table = Table(*names)
     for row in rows:
         table.add_row(*("" if row[n] is None else str(row[n]) for n in names))

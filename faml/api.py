@@ -241,7 +241,7 @@ def _carry_out(
         with threadpool_limits(limits=1):
             for state in em.states(resume_from):
                 checkpoint.save(state)
-                _log_state(state, dataset)
+                _log_state(state, dataset, em.config.search.posterior_mass)
                 _draw(directory / "slices" / f"iteration_{state.iteration:03d}.png", state, dataset)
                 if on_state is not None:
                     on_state(state, dataset)
@@ -445,14 +445,16 @@ def _log_header(em: EmRun, dataset: Dataset) -> None:
     )  # fmt: skip
     _LOG.info(
         "strategy %s, %d classes, start %s, seed %d, %d threads, particle radius %.1f voxels, "
-        "shifts to %.1f voxels",
+        "shifts to %.1f voxels, %s",
         config.search.strategy, config.em.classes, config.em.start, config.em.seed,
         config.threads, em.radius_voxels, em.max_shift_voxels,
+        "one common average" if config.em.folds == 1
+        else f"{config.em.folds} folds (log-likelihoods are cross-validated)",
     )  # fmt: skip
     _LOG.info("grey values: %s", dataset.normalisation.reason)
 
 
-def _log_state(state: State, dataset: Dataset) -> None:
+def _log_state(state: State, dataset: Dataset, posterior_mass: float) -> None:
     found = state.assignments
     extent = dataset.particles.box * dataset.particles.voxel_size_angstrom
     changes = state.changes
@@ -478,6 +480,16 @@ def _log_state(state: State, dataset: Dataset) -> None:
             "iteration %d: %d particles had no candidate pose and kept their previous one",
             state.iteration,
             int(found.fallbacks.sum()),
+        )
+    capped = found.kept_masses < posterior_mass
+    if capped.any():
+        _LOG.info(
+            "iteration %d: %d of %d posteriors are broader than --max-poses allows; the poses "
+            "kept hold %.3f of the mass on average, and stand for all of it",
+            state.iteration,
+            int(capped.sum()),
+            len(found),
+            float(found.kept_masses.mean()),
         )
     for k in state.empty_classes:
         _LOG.warning(

@@ -42,7 +42,8 @@ def run(
     voxel_size: VoxelSize = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes K. Default: 1.")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="fa, faml (default) or an installed one (faml strategies).")
+        str | None,
+        typer.Option(help="fa, faml (default), exhaustive or an installed one (faml strategies)."),
     ] = None,
     iterations: Annotated[
         int | None, typer.Option(help="Maximum number of iterations. Default: 40.")
@@ -70,6 +71,38 @@ def run(
     update: Annotated[str | None, typer.Option(help="M-step: ratio (default) or impute.")] = None,
     max_candidates: Annotated[
         int | None, typer.Option(help="Candidate poses per particle and class. Default: 50.")
+    ] = None,
+    proposal: Annotated[
+        str | None, typer.Option(help="Candidates of fa and faml: phase (default) or amplitude.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Align each of F parts to the average of the others. Default: 1."),
+    ] = None,
+    angular_step: Annotated[
+        float | None,
+        typer.Option(
+            "--angular-step",
+            help="Euler step in degrees of searches with phases. Default: by resolution.",
+        ),
+    ] = None,
+    shift_step: Annotated[
+        float | None,
+        typer.Option("--shift-step", help="Their shift step in voxels. Default: by resolution."),
+    ] = None,
+    oversampling: Annotated[
+        int | None,
+        typer.Option(help="exhaustive: how often cells may be halved. Default: 3."),
+    ] = None,
+    posterior_mass: Annotated[
+        float | None,
+        typer.Option(
+            "--posterior-mass", help="exhaustive: share of the posterior to keep. Default: 0.999."
+        ),
+    ] = None,
+    max_poses: Annotated[
+        int | None,
+        typer.Option("--max-poses", help="exhaustive: poses kept at most. Default: 200."),
     ] = None,
     max_shell: Annotated[
         int | None, typer.Option(help="Largest Fourier shell used for alignment.")
@@ -114,6 +147,12 @@ def run(
             "max_shift_voxels": max_shift,
             "max_candidates": max_candidates,
             "local_angle_deg": local_angle,
+            "proposal": proposal,
+            "angular_step_deg": angular_step,
+            "shift_step_voxels": shift_step,
+            "oversampling": oversampling,
+            "posterior_mass": posterior_mass,
+            "max_poses": max_poses,
         },
         em={
             "classes": classes,
@@ -123,6 +162,7 @@ def run(
             "start_lowpass_angstrom": start_lowpass,
             "update": update,
             "max_shell": max_shell,
+            "folds": folds,
         },
     )
     _run(settings, output, max_resolution, quiet=quiet)
