@@ -84,6 +84,14 @@ def run(
             help="Search within so many degrees of the input pose; starts from poses.",
         ),
     ] = None,
+    refine: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Refine the final poses below grid spacing. Default: yes, with paper no.",
+            show_default=False,
+        ),
+    ] = None,
     subset: Subset = None,
     invert: Invert = False,
     normalise: Normalise = None,
@@ -114,6 +122,7 @@ def run(
             "max_shift_voxels": max_shift,
             "max_candidates": max_candidates,
             "local_angle_deg": local_angle,
+            "refine": refine,
         },
         em={
             "classes": classes,

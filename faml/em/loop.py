@@ -50,6 +50,7 @@ from faml.particles.view import Particle, ParticleViews, Pose
 from faml.references import References, band_limit
 from faml.strategies.base import PoseSupport, SearchContext, Strategy, prepare
 from faml.strategies.fast_alignment import FastAlignment
+from faml.strategies.refinement import refine_support
 from faml.strategies.registry import create_strategy
 from faml.transforms.fourier import FourierGrid, fourier_grid, full_resolution_shell
 
@@ -108,11 +109,19 @@ class _Search:
     iteration: int
     seed: int
     balanced: bool
+    refine: SearchContext | None
+    """Limits of the local refinement of poses; None leaves them as the strategy found them."""
 
     def visit(self, index: int, sums: Statistics) -> ParticleResult:
         """Posterior of one particle; adds it to ``sums``."""
         particle, support = self._supported(index)
         log_posterior, log_likelihood = posterior(particle, self.references, support)
+        if self.refine is not None:
+            support = refine_support(
+                particle, self.references, support, log_posterior,
+                self.refine.max_shift_voxels, self.refine.config.local_angle_deg,
+            )  # fmt: skip
+            log_posterior, log_likelihood = posterior(particle, self.references, support)
         accumulate(particle, self.references, support, log_posterior, sums)
         return summarise(support, log_posterior, log_likelihood, self.references.classes)
 
@@ -397,7 +406,8 @@ class EmRun:
     ) -> _Pass:
         """One pass over all particles: posteriors and sums under ``model``.
 
-        ``settled`` passes do not explore, and see to classes as the iteration before did.
+        ``settled`` passes do not explore, see to classes as the iteration before did, and refine
+        poses below grid spacing.
         """
         bandwidth = band_limit(
             grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
@@ -409,8 +419,9 @@ class EmRun:
         references.shell_plan, references.rotation_plan  # noqa: B018
         prepare(strategy, references)
         balanced = classes_balanced(iteration - settled, self.config.em)
+        refine = self._context if settled and self.config.search.refine else None
         search = _Search(
-            views, references, strategy, before, iteration, self.config.em.seed, balanced
+            views, references, strategy, before, iteration, self.config.em.seed, balanced, refine
         )
         if balanced:
             search = self._balanced(search)
