@@ -91,7 +91,7 @@ def trilinear_gradient(flat, corner, fx, fy, fz, reach, stride):
     a, b = corner, corner + row
     c, d = corner + plane, corner + plane + row
     one = np.float32(1.0)
-    gx, gy, gz = one - fx, one - fy, one - fz
+    gy, gz = one - fy, one - fz
     a0, b0, c0, d0 = flat[a], flat[b], flat[c], flat[d]
     ax, bx, cx, dx = (
         flat[a + step] - a0,
