@@ -263,6 +263,7 @@ def finished(refine, *, strategy="fa", threads=1):
 
 
 def test_a_run_ends_with_smaller_pose_errors():
+    """Where the grid limits the poses: little noise, a low band limit, no previous poses."""
     errors = []
     for refine in (False, True):
         state, truth = finished(refine)
