@@ -81,6 +81,9 @@ class SearchConfig(_Section):
     a run that begins from them need."""
     local_angle_deg: float | None = Field(default=None, gt=0, le=180, allow_inf_nan=False)
     """Search only within this angle of the particle's input pose."""
+    refine: bool = True
+    """In the pass after the last iteration, move each particle's most probable poses to the nearby
+    maximum of the likelihood, below the spacing of the search grids."""
     max_bandwidth: int = Field(default=32, ge=4, le=128)
     """Upper limit of the spherical-harmonic band limit L of the rotational search."""
     voronoi_samples: int = Field(default=10_000, ge=10)
@@ -168,6 +171,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "proposal": "amplitude",
             "max_candidates": 50,
             "keep_previous": 0,
+            "refine": False,
             "voronoi_samples": 10_000,
             "voronoi_measure": "euler",
             "voronoi_volume": "normalised",

@@ -96,6 +96,7 @@ def test_options_of_run_are_those_promised(cli):
         "--seed", "--threads", "--max-shift", "--particle-diameter", "--start", "--start-lowpass",
         "--preset", "--local-angle", "--subset", "--invert", "--normalise", "--max-candidates",
         "--update", "--max-shell", "--max-resolution", "--config", "--quiet",
+        "--refine", "--no-refine",
     ):  # fmt: skip
         assert option in out, option
 
@@ -159,7 +160,7 @@ def test_every_option_arrives(cli, folder, tmp_path):
         "--classes", 2, "--strategy", "fa", "--iterations", 0, "--seed", 9, "--threads", 2,
         "--max-shift", 1.5, "--particle-diameter", 100, "--start", "average", "--start-lowpass", 40,
         "--preset", "paper", "--update", "ratio", "--max-candidates", 7, "--max-shell", 6,
-        "--subset", 4, "--invert", "--normalise", "never",
+        "--subset", 4, "--invert", "--normalise", "never", "--refine",
     )  # fmt: skip
     assert code == 0, err
     config = read_run(tmp_path / "run" / "run.h5").config
@@ -169,7 +170,7 @@ def test_every_option_arrives(cli, folder, tmp_path):
     assert (data.voxel_size_angstrom, data.particle_diameter_angstrom) == (8, 100)
     assert (data.invert, data.normalise, data.subset) == (True, "never", 4)
     assert (search.strategy, search.max_shift_voxels, search.max_candidates) == ("fa", 1.5, 7)
-    assert search.voronoi_measure == "euler"
+    assert (search.voronoi_measure, search.refine) == ("euler", True)
     assert (em.classes, em.iterations, em.seed, em.start) == (2, 0, 9, "average")
     assert (em.start_lowpass_angstrom, em.update, em.max_shell) == (40, "ratio", 6)
     assert em.noise == "scalar"
@@ -280,7 +281,11 @@ def test_inspect(cli, folder):
     ("arguments", "code", "message"),
     [
         (["--classes", "7"], 2, "7 classes for 6 particles"),
-        (["--strategy", "nonsense"], 2, "unknown strategy 'nonsense'; installed are: exhaustive, fa, faml"),
+        (
+            ["--strategy", "nonsense"],
+            2,
+            "unknown strategy 'nonsense'; installed are: exhaustive, fa, faml",
+        ),
         (["--tilt-range", "60", "-60"], 2, "MIN < MAX"),
         (["--tilt-range", "10", "10"], 2, "MIN < MAX"),
         (["--classes", "0"], 2, "greater than or equal to 1, found 0"),

@@ -117,6 +117,14 @@ def run(
             help="Search within so many degrees of the input pose; starts from poses.",
         ),
     ] = None,
+    refine: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Refine the final poses below grid spacing. Default: yes, with paper no.",
+            show_default=False,
+        ),
+    ] = None,
     subset: Subset = None,
     invert: Invert = False,
     normalise: Normalise = None,
@@ -153,6 +161,7 @@ def run(
             "oversampling": oversampling,
             "posterior_mass": posterior_mass,
             "max_poses": max_poses,
+            "refine": refine,
         },
         em={
             "classes": classes,

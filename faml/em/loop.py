@@ -52,6 +52,7 @@ from faml.particles.view import Particle, ParticleViews, Pose
 from faml.references import References, band_limit
 from faml.strategies.base import PoseSupport, SearchContext, Strategy, prepare
 from faml.strategies.fast_alignment import FastAlignment
+from faml.strategies.refinement import refine_support
 from faml.strategies.registry import create_strategy
 from faml.transforms.fourier import FourierGrid, fourier_grid, full_resolution_shell
 
@@ -114,12 +115,20 @@ class _Search:
     iteration: int
     seed: int
     balanced: bool
+    refine: SearchContext | None
+    """Limits of the local refinement of poses; None leaves them as the strategy found them."""
 
     def visit(self, index: int, sums: Statistics) -> ParticleResult:
         """Posterior of one particle; adds it to ``sums``."""
         references = self.references_of(index)
         particle, support = self._supported(index)
         log_posterior, log_likelihood = posterior(particle, references, support)
+        if self.refine is not None:
+            support = refine_support(
+                particle, references, support, log_posterior,
+                self.refine.max_shift_voxels, self.refine.config.local_angle_deg,
+            )  # fmt: skip
+            log_posterior, log_likelihood = posterior(particle, references, support)
         accumulate(particle, references, support, log_posterior, sums)
         return summarise(support, log_posterior, log_likelihood, references.classes)
 
@@ -433,7 +442,8 @@ class EmRun:
     ) -> _Pass:
         """One pass over all particles: posteriors and sums under one model, or one per group.
 
-        ``settled`` passes do not explore, and see to classes as the iteration before did.
+        ``settled`` passes do not explore, see to classes as the iteration before did, and refine
+        poses below grid spacing.
         """
         bandwidth = band_limit(
             grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
@@ -445,6 +455,7 @@ class EmRun:
         references[0].shell_plan, references[0].rotation_plan
         prepare(strategy, references[0])
         balanced = classes_balanced(iteration - settled, self.config.em)
+        refine = self._context if settled and self.config.search.refine else None
         search = _Search(
             views=views,
             references=references,
@@ -454,6 +465,7 @@ class EmRun:
             iteration=iteration,
             seed=self.config.em.seed,
             balanced=balanced,
+            refine=refine,
         )
         classes = models[0].classes
         if balanced:

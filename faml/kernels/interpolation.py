@@ -10,7 +10,7 @@ import numpy as np
 
 from faml.kernels._jit import kernel
 
-__all__ = ["cell", "trilinear"]
+__all__ = ["cell", "trilinear", "trilinear_gradient"]
 
 
 @kernel
@@ -69,3 +69,44 @@ def trilinear(flat, corner, fx, fy, fz, reach, stride):
     low = gy * (gx * flat[a] + fx * flat[a + step]) + fy * (gx * flat[b] + fx * flat[b + step])
     high = gy * (gx * flat[c] + fx * flat[c + step]) + fy * (gx * flat[d] + fx * flat[d + step])
     return gz * low + fz * high
+
+
+@kernel
+def trilinear_gradient(flat, corner, fx, fy, fz, reach, stride):
+    """Value at a point of a cell and its derivatives within the cell.
+
+    Parameters
+    ----------
+    flat, corner, fx, fy, fz, reach, stride
+        As in `trilinear`.
+
+    Returns
+    -------
+    value, dx, dy, dz : float32
+        Derivatives per grid step.
+    """
+    step = np.uint64(stride)
+    row = np.uint64((reach + 1) * stride)
+    plane = np.uint64((2 * reach + 1) * (reach + 1) * stride)
+    a, b = corner, corner + row
+    c, d = corner + plane, corner + plane + row
+    one = np.float32(1.0)
+    gy, gz = one - fy, one - fz
+    a0, b0, c0, d0 = flat[a], flat[b], flat[c], flat[d]
+    ax, bx, cx, dx = (
+        flat[a + step] - a0,
+        flat[b + step] - b0,
+        flat[c + step] - c0,
+        flat[d + step] - d0,
+    )
+    a0 += fx * ax
+    b0 += fx * bx
+    c0 += fx * cx
+    d0 += fx * dx
+    low, high = gy * a0 + fy * b0, gy * c0 + fy * d0
+    return (
+        gz * low + fz * high,
+        gz * (gy * ax + fy * bx) + fz * (gy * cx + fy * dx),
+        gz * (b0 - a0) + fz * (d0 - c0),
+        high - low,
+    )
