@@ -244,7 +244,7 @@ def test_only_poses_that_carry_weight_move():
 
 def finished(refine, *, strategy="fa", threads=1):
     """The last state of a run from poses near the true ones, and the truth."""
-    n, noise = 24, 0.6
+    n, noise = 24, 0.1
     particles, _ = simulated(
         n=n, count=16, noise=noise, weight=soft_weight(n), seed=8, phantom=DETAILED
     )
@@ -253,7 +253,7 @@ def finished(refine, *, strategy="fa", threads=1):
         threads=threads,
         search={
             "strategy": strategy, "refine": refine, "max_bandwidth": 8, "keep_previous": 0,
-            "max_shift_voxels": FAR, "max_candidates": 6, "voronoi_samples": 300,
+            "max_shift_voxels": FAR, "max_candidates": 12, "voronoi_samples": 300,
         },
         em={"iterations": 1, "start": "poses", "seed": 2, "chunk_size": 2, "max_shell": 8},
     )  # fmt: skip
@@ -271,8 +271,9 @@ def test_a_run_ends_with_smaller_pose_errors():
         moves = np.linalg.norm(state.assignments.translations - truth.translations, axis=1)
         errors.append((np.median(turns), np.median(moves)))
     (turn_before, move_before), (turn_after, move_after) = errors
-    assert turn_after < 0.8 * turn_before
-    assert move_after < move_before
+    assert turn_before < 10.0  # all are found, which a median error of lost ones would not tell
+    assert turn_after < 0.5 * turn_before
+    assert move_after < 0.8 * move_before
 
 
 @pytest.mark.parametrize("strategy", ["fa", "faml"])
