@@ -116,6 +116,7 @@ def run_case(
             "classes": len(densities),
             "seed": seed,
             "folds": options.folds,
+            "iterations": options.iterations,
             "start": "random" if options.start == "random" else "truth.mrc",
         },
         threads=threads,
@@ -180,6 +181,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--start", choices=["random", "truth"], default="random")
     parser.add_argument("--folds", type=int, default=1)
+    parser.add_argument("--iterations", type=int, default=40, help="at most")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from faml.kernels.residuals import phase_factors, pose_terms
+from faml.kernels.residuals import phase_factors, pose_grid_terms, pose_terms
 from faml.kernels.slicing import slice_spectrum
 from faml.model import Model
 from faml.particles.view import Particle, WeightView
@@ -28,8 +28,6 @@ __all__ = ["References", "band_limit"]
 T = TypeVar("T")
 _TABLES_KEPT = 64
 _DENOMINATOR_FLOOR = 1e-3
-_BLOCK_COMPONENTS = 1 << 19
-"""Components of the slices that are worked on together, 4 MB of them."""
 PADDING = 2.0
 """Grid points of a padded spectrum per Fourier unit."""
 
@@ -186,41 +184,54 @@ class References:
             squared[i] = power - 2.0 * cross + energy
         return squared
 
-    def squared_residual_matrix(
+    def grid_residuals(
         self,
         particle: Particle,
         class_index: int,
         rotations: npt.NDArray[np.float64],
         translations: npt.NDArray[np.float64],
+        poses: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.float64]:
-        """d2 of every combination of M rotations and T shifts of one class, (M, T) float64.
+        """d2 of poses of one class that share rotations and shifts.
 
-        As `squared_residuals`, but each rotation is sliced and each shift's phases are made only
-        once; the cross terms of all combinations are one matrix product.
+        As `squared_residuals`, but each rotation is sliced and each shift's phases are made once.
+
+        Parameters
+        ----------
+        particle : Particle
+        class_index : int
+        rotations : (M, 3, 3) float64
+        translations : (T, 3) float64
+            x, y, z in voxels.
+        poses : (P, 2) int64
+            Which rotation and which shift.
+
+        Returns
+        -------
+        (P,) float64
         """
         grid, count = self.grid, self.grid.align_count
+        points = grid.points[:count]
         phases = np.empty((len(translations), count), dtype=np.complex64)
         for i, translation in enumerate(translations):
-            phase_factors(grid.points[:count], translation, grid.box, phases[i])
-        squared = np.empty((len(rotations), len(translations)))
-        squared[:] = self.data_power(particle)
-        weight = particle.weight.values[:count]
+            phase_factors(points, translation, grid.box, phases[i])
         factor = grid.multiplicity[:count] * self.precision
-        whitened = (particle.data[:count] * factor).conj()
-        weights = weight * factor
-        block = max(1, _BLOCK_COMPONENTS // count)
-        for start in range(0, len(rotations), block):
-            chosen = rotations[start : start + block]
-            slices = np.empty((len(chosen), count), dtype=np.complex64)
-            for i, rotation in enumerate(chosen):
-                slice_spectrum(
-                    self.padded[class_index], grid.points[:count], rotation, PADDING, slices[i]
-                )
-            energy = (slices.real**2 + slices.imag**2) @ weights
-            # Re(sum A phase conj(y)) as a real product of (re, im) with (re, -im).
-            slices *= whitened
-            cross = slices.view(np.float32) @ phases.conj().view(np.float32).T
-            squared[start : start + block] += energy[:, None] - 2.0 * cross
+        order = np.argsort(poses[:, 0], kind="stable")
+        terms = np.empty(len(poses))
+        pose_grid_terms(
+            self.padded[class_index],
+            points,
+            rotations,
+            PADDING,
+            phases,
+            (particle.data[:count] * factor).conj(),
+            particle.weight.values[:count] * factor,
+            poses[order, 0],
+            poses[order, 1],
+            terms,
+        )
+        squared = np.empty(len(poses))
+        squared[order] = terms + self.data_power(particle)
         return squared
 
     def data_power(self, particle: Particle) -> float:

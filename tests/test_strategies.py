@@ -121,10 +121,12 @@ def test_empty_candidate_list_falls_back_to_the_previous_pose(name):
     assert list(each.classes) == [0, 1]
 
 
-def test_fa_takes_the_best_correlation_of_all_classes():
+@pytest.mark.parametrize("proposal", ["amplitude", "phase"])
+def test_fa_takes_the_best_correlation_of_all_classes(proposal):
     particle, references = problem(classes=3)
-    support = create_strategy("fa", context()).support(particle, references, rng())
-    found = AmplitudeProposal(context()).propose(particle, references, rng())
+    settings = context(proposal=proposal)
+    support = create_strategy("fa", settings).support(particle, references, rng())
+    found = create_proposal(settings).propose(particle, references, rng())
     best = int(np.argmax(found.scores))
     assert len(support) == 1
     assert support.classes[0] == found.classes[best] == 2

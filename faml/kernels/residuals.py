@@ -7,8 +7,12 @@ import math
 import numpy as np
 
 from faml.kernels._jit import kernel
+from faml.kernels.slicing import slice_spectrum
 
-__all__ = ["phase_factors", "pose_terms", "shell_residual"]
+__all__ = ["phase_factors", "pose_grid_terms", "pose_terms", "shell_residual"]
+
+_BLOCK = 512
+"""Terms that are summed in single precision before they are added in double."""
 
 
 @kernel
@@ -74,6 +78,59 @@ def pose_terms(sliced, data, weight, multiplicity, precision):
         cross += factor * (s.real * data[j].real + s.imag * data[j].imag)
         energy += factor * weight[j] * (s.real * s.real + s.imag * s.imag)
     return cross, energy
+
+
+@kernel
+def pose_grid_terms(
+    spectrum, points, rotations, scale, phases, whitened, weights, turns, moves, out
+):
+    """``sum W |RA|^2 / sigma^2 - 2 sum Re(conj(R_phi A) y) / sigma^2`` of many poses.
+
+    Each rotation is sliced once, whatever the number of its shifts.
+
+    Parameters
+    ----------
+    spectrum : (2q + 1, 2q + 1, q + 1) complex64
+        Padded spectrum of the reference, see `slice_spectrum`.
+    points : (J, 3) float32
+        kx, ky, kz.
+    rotations : (M, 3, 3) float64
+    scale : float
+    phases : (T, J) complex64
+        Shift factors, see `phase_factors`.
+    whitened : (J,) complex64
+        ``multiplicity conj(y) / sigma^2``.
+    weights : (J,) float32
+        ``multiplicity W / sigma^2``.
+    turns, moves : (P,) int64
+        Rotation and shift of each pose; those of one rotation lie together.
+    out : (P,) float64
+        Overwritten.
+    """
+    count = points.shape[0]
+    sliced = np.empty(count, np.complex64)
+    energy = 0.0
+    last = -1
+    for i in range(turns.shape[0]):
+        if turns[i] != last:
+            last = turns[i]
+            slice_spectrum(spectrum, points, rotations[last], scale, sliced)
+            energy = 0.0
+            for start in range(0, count, _BLOCK):
+                part = np.float32(0.0)
+                for j in range(start, min(start + _BLOCK, count)):
+                    s = sliced[j]
+                    part += weights[j] * (s.real * s.real + s.imag * s.imag)
+                    sliced[j] = s * whitened[j]
+                energy += part
+        phase = phases[moves[i]]
+        cross = 0.0
+        for start in range(0, count, _BLOCK):
+            part = np.float32(0.0)
+            for j in range(start, min(start + _BLOCK, count)):
+                part += sliced[j].real * phase[j].real - sliced[j].imag * phase[j].imag
+            cross += part
+        out[i] = energy - 2.0 * cross
 
 
 @kernel

@@ -17,11 +17,9 @@ from faml.transforms.rotations import to_quaternions
 
 __all__ = ["Exhaustive"]
 
-_SHIFT_SAMPLING = 4.0
-"""Shift steps per wave length."""
 _BROAD = 64
 """A posterior of more poses than this is not sharper than the grid: rescored where it is."""
-_PARENTS = 48
+_PARENTS = 24
 """Cells that are halved together, at most."""
 _MOST_STEPS = 12
 """Steps uphill on one level."""
@@ -50,7 +48,11 @@ class _Cells:
 
     def best(self, count: int) -> _Cells:
         """The ``count`` most probable cells, those first."""
-        order = np.argsort(-self.log_joint, kind="stable")[:count]
+        negative = -self.log_joint
+        order = np.arange(len(negative))
+        if count < len(negative):
+            order = np.sort(np.argpartition(negative, count)[:count])
+        order = order[np.argsort(negative[order], kind="stable")]
         return _Cells(
             self.level,
             self.classes[order],
@@ -73,7 +75,7 @@ class Exhaustive:
     def __init__(self, context: SearchContext) -> None:
         self._context = context
         self._config = context.config
-        check_affordable(context, _SHIFT_SAMPLING)
+        check_affordable(context)
 
     def prepare(self, references: References) -> None:
         """See `Strategy`."""
@@ -85,11 +87,10 @@ class Exhaustive:
         """See `Strategy`."""
         config = self._config
         grid = self._grid(references)
-        found = PhasedSearch(references, grid).best_poses(
-            particle,
-            config.max_poses,
-            None if config.local_angle_deg is None else self._allowed(particle, grid.quaternions),
-        )
+        inside = None
+        if config.local_angle_deg is not None:
+            inside = self._inside(particle, grid.quaternions)
+        found = PhasedSearch(references, grid).best_poses(particle, config.max_poses, inside)
         if len(found) == 0:
             return PoseSupport.single(particle.previous, fallback=True)
         needed, covered = self._needed(found)
@@ -107,19 +108,17 @@ class Exhaustive:
     def _grid(self, references: References) -> PoseGrid:
         return references.shared(
             "exhaustive",
-            lambda: pose_grid(self._context, references.grid.align_shell, _SHIFT_SAMPLING),
+            lambda: pose_grid(self._context, references.grid.align_shell),
         )
 
-    def _allowed(
+    def _inside(
         self, particle: Particle, quaternions: npt.NDArray[np.floating]
-    ) -> npt.NDArray[np.bool_] | None:
-        """Which rotations ``(..., 4)`` a local search considers; None without one."""
+    ) -> npt.NDArray[np.bool_]:
+        """Which rotations ``(..., 4)`` a local search considers: at least the nearest one."""
         angle = self._config.local_angle_deg
-        if angle is None:
-            return None
+        assert angle is not None
         centre = to_quaternions((particle.input_pose or particle.previous).rotation[None])[0]
         closeness = np.abs(quaternions @ centre)
-        # The nearest one always, for balls that are finer than the grid.
         least = min(math.cos(0.5 * math.radians(angle)), float(closeness.max()))
         inside: npt.NDArray[np.bool_] = closeness >= least
         return inside
@@ -135,31 +134,19 @@ class Exhaustive:
         self, particle: Particle, references: References, grid: PoseGrid, chosen: _Cells
     ) -> _Cells:
         """The same cells with their Cartesian residuals."""
-        squared = np.empty(len(chosen.classes))
-        for k in np.unique(chosen.classes):
-            (members,) = np.nonzero(chosen.classes == k)
-            cells = chosen.cells[members]
-            turns, turn = np.unique(cells[:, :3], axis=0, return_inverse=True)
-            moves, move = np.unique(cells[:, 3:], axis=0, return_inverse=True)
-            matrix = references.squared_residual_matrix(
-                particle, int(k), grid.matrices(turns, chosen.level),
-                grid.shifts(moves, chosen.level),
-            )  # fmt: skip
-            squared[members] = matrix[turn.ravel(), move.ravel()]
-        return _evaluated(references, grid, chosen.level, chosen.classes, chosen.cells, squared)
+        return self._evaluated(
+            particle, references, grid, chosen.level, chosen.classes, chosen.cells
+        )
 
     def _halved(
         self, particle: Particle, references: References, grid: PoseGrid, parents: _Cells
     ) -> _Cells:
-        """The next level of some cells, and of what lies uphill of them."""
-        level = parents.level + 1
-        found = []
-        for k in np.unique(parents.classes):
-            mine = parents.cells[parents.classes == k]
-            turns = grid.halved_rotations(np.unique(mine[:, :3], axis=0), parents.level)
-            moves = grid.halved_shifts(np.unique(mine[:, 3:], axis=0), parents.level)
-            found.append(self._combined(particle, references, grid, int(k), level, turns, moves))
-        return self._climbed(particle, references, grid, _joined(found))
+        """The next level of some cells, and what lies uphill of them."""
+        cells, parent = grid.halved(parents.cells, parents.level)
+        found = self._evaluated(
+            particle, references, grid, parents.level + 1, parents.classes[parent], cells
+        )
+        return self._climbed(particle, references, grid, found)
 
     def _climbed(
         self, particle: Particle, references: References, grid: PoseGrid, cells: _Cells
@@ -170,48 +157,47 @@ class Exhaustive:
         """
         for _ in range(_MOST_STEPS):
             best = int(np.argmax(cells.log_joint))
-            around = self._combined(
-                particle,
-                references,
-                grid,
-                int(cells.classes[best]),
-                cells.level,
+            near = _combinations(
                 grid.near_rotations(cells.cells[best, :3], cells.level),
                 grid.near_shifts(cells.cells[best, 3:], cells.level),
             )
+            classes = np.full(len(near), cells.classes[best], dtype=np.int64)
+            around = self._evaluated(particle, references, grid, cells.level, classes, near)
             highest = cells.log_joint[best]
             cells = _joined([cells, around])
             if not cells.log_joint.max() > highest:
                 break
         return cells
 
-    def _combined(
+    def _evaluated(
         self,
         particle: Particle,
         references: References,
         grid: PoseGrid,
-        class_index: int,
         level: int,
-        turns: npt.NDArray[np.int64],
-        moves: npt.NDArray[np.int64],
+        classes: npt.NDArray[np.int64],
+        cells: npt.NDArray[np.int64],
     ) -> _Cells:
-        """All combinations of rotations (M, 3) and shifts (T, 3) of a level."""
-        turns = self._local(particle, grid, turns, level)
-        matrix = references.squared_residual_matrix(
-            particle, class_index, grid.matrices(turns, level), grid.shifts(moves, level)
+        """Cells (M, 6) of a level, less those outside a local search, and their residuals."""
+        turns, turn = np.unique(cells[:, :3], axis=0, return_inverse=True)
+        moves, move = np.unique(cells[:, 3:], axis=0, return_inverse=True)
+        matrices, shifts = grid.matrices(turns, level), grid.shifts(moves, level)
+        if self._config.local_angle_deg is not None:
+            inside = self._inside(particle, to_quaternions(matrices))[turn]
+            classes, cells, turn, move = (values[inside] for values in (classes, cells, turn, move))
+        poses = np.column_stack([turn, move])
+        squared = np.empty(len(cells))
+        for k in np.unique(classes):
+            (members,) = np.nonzero(classes == k)
+            squared[members] = references.grid_residuals(
+                particle, int(k), matrices, shifts, poses[members]
+            )
+        log_joint = (
+            references.log_prior(classes, shifts[move])
+            - 0.5 * squared
+            + grid.log_volumes(cells, level)
         )
-        cells = np.concatenate(
-            [np.repeat(turns, len(moves), axis=0), np.tile(moves, (len(turns), 1))], axis=1
-        )
-        classes = np.full(matrix.size, class_index, dtype=np.int64)
-        return _evaluated(references, grid, level, classes, cells, matrix.ravel())
-
-    def _local(
-        self, particle: Particle, grid: PoseGrid, turns: npt.NDArray[np.int64], level: int
-    ) -> npt.NDArray[np.int64]:
-        """Those that a local search considers."""
-        inside = self._allowed(particle, to_quaternions(grid.matrices(turns, level)))
-        return turns if inside is None else turns[inside]
+        return _Cells(level, classes, cells, squared, log_joint)
 
     def _support(self, cells: _Cells, grid: PoseGrid, covered: float) -> PoseSupport:
         """The cells that hold the mass, standing for all of it."""
@@ -231,11 +217,23 @@ class Exhaustive:
         )
 
 
+def _combinations(
+    turns: npt.NDArray[np.int64], moves: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """All pairs of rotations (M, 3) and shifts (T, 3), (M T, 6)."""
+    return np.concatenate(
+        [np.repeat(turns, len(moves), axis=0), np.tile(moves, (len(turns), 1))], axis=1
+    )
+
+
 def _joined(parts: list[_Cells]) -> _Cells:
     """Cells of one level, each once."""
     classes = np.concatenate([part.classes for part in parts])
     cells = np.concatenate([part.cells for part in parts])
-    _, first = np.unique(np.column_stack([classes, cells]), axis=0, return_index=True)
+    # One number per cell: sorting rows takes ten times as long.
+    low = cells.min(axis=0)
+    names = np.ravel_multi_index(tuple((cells - low).T), tuple(cells.max(axis=0) - low + 1))
+    _, first = np.unique(names + classes * (names.max() + 1), return_index=True)
     return _Cells(
         parts[0].level,
         classes[first],
@@ -254,21 +252,6 @@ def _at_points(found: BestPoses, count: int) -> _Cells:
         np.full(count, np.nan),
         found.log_joint[:count],
     )
-
-
-def _evaluated(
-    references: References,
-    grid: PoseGrid,
-    level: int,
-    classes: npt.NDArray[np.int64],
-    cells: npt.NDArray[np.int64],
-    squared: npt.NDArray[np.float64],
-) -> _Cells:
-    shifts = grid.shifts(cells[:, 3:], level)
-    log_joint = (
-        references.log_prior(classes, shifts) - 0.5 * squared + grid.log_volumes(cells, level)
-    )
-    return _Cells(level, classes, cells, squared, log_joint)
 
 
 def _effective(cells: _Cells) -> float:

@@ -32,7 +32,11 @@ _BLOCK_BYTES = 1 << 20
 """Samples of shifted spectra that are analysed together: what a core's cache holds."""
 _DETAILS = 6.0
 """The correlation resolves this part of the particle's diameter."""
+_SHIFT_SAMPLING = 3.0
+"""Shift steps per wave length of the correlation's last shell. Four give the same, at twice the
+time: two are the sampling theorem's, and cells that matter are halved."""
 _FEWEST_SHELLS = 4
+_CORNERS = np.indices((2, 2, 2)).reshape(3, 8).T
 _NEIGHBOURS = np.stack(np.meshgrid(*3 * [(-1, 0, 1)], indexing="ij"), axis=-1).reshape(-1, 3)
 _MOST_SECONDS = 60.0
 _MOST_MEGABYTES = 2000.0
@@ -140,11 +144,35 @@ class PoseGrid:
         angles = np.stack([beta, 2 * gamma, 2 * alpha], axis=1)
         return np.concatenate([angles, 2 * self.lattice[shift]], axis=1)
 
-    def halved_rotations(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.int64]:
-        """The eight parts of cells ``[beta, gamma, alpha]`` (M, 3) of a level, without repeats."""
-        corners = np.stack(np.meshgrid((0, 1), (-1, 1), (-1, 1), indexing="ij"), axis=-1)
-        parts = 2 * cells[:, None] + corners.reshape(1, 8, 3)
-        return np.unique(self._wrapped(parts.reshape(-1, 3), level + 1), axis=0)
+    def halved(
+        self, cells: npt.NDArray[np.int64], level: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The parts of cells (P, 6) of a level: eight rotations times up to eight shifts.
+
+        Shifts beyond the radius are left out; a cell on the rim that has no other is kept as one
+        part at its centre.
+
+        Returns
+        -------
+        parts : (M, 6) int64
+            Of the next level.
+        parents : (M,) int64
+            Row of the cell that each is part of.
+        """
+        turns = 2 * cells[:, None, :3] + _CORNERS * np.array([1, 2, 2]) - np.array([0, 1, 1])
+        turns = self._wrapped(turns.reshape(-1, 3), level + 1).reshape(-1, 8, 1, 3)
+        moves = 2 * cells[:, None, 3:] + 2 * _CORNERS - 1
+        lengths = np.linalg.norm(self.shifts(moves, level + 1), axis=-1)
+        inside = lengths <= self.max_shift_voxels + 1e-9
+        lost = ~inside.any(axis=1)
+        moves[lost, 0] = 2 * cells[lost, 3:]
+        inside[lost, 0] = True
+        shape = (len(cells), 8, 8, 3)
+        pairs = np.concatenate(
+            [np.broadcast_to(turns, shape), np.broadcast_to(moves[:, None], shape)], axis=-1
+        )
+        kept = np.broadcast_to(inside[:, None], shape[:3])
+        return pairs[kept], np.nonzero(kept)[0]
 
     def near_rotations(self, cell: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.int64]:
         """A cell ``[beta, gamma, alpha]`` (3,) and its neighbours along all axes, (M, 3)."""
@@ -205,7 +233,7 @@ class PoseGrid:
         return 1e-6 * (table + grids + 16.0 * top**3 + 24.0 * self.lattice_size)
 
 
-def pose_grid(context: SearchContext, align_shell: int, shift_sampling: float) -> PoseGrid:
+def pose_grid(context: SearchContext, align_shell: int) -> PoseGrid:
     """The grid of level 0 at a resolution, as far as the configuration does not fix it.
 
     Parameters
@@ -213,8 +241,6 @@ def pose_grid(context: SearchContext, align_shell: int, shift_sampling: float) -
     context : SearchContext
     align_shell : int
         Last Fourier shell of the E-step.
-    shift_sampling : float
-        Shift steps per wave length of the last shell of the correlation.
     """
     config = context.config
     shells = config.search_shell
@@ -228,12 +254,12 @@ def pose_grid(context: SearchContext, align_shell: int, shift_sampling: float) -
         period = 2 * math.ceil(180.0 / config.angular_step_deg - 1e-9)
     step = config.shift_step_voxels
     if step is None:
-        step = context.box / (shift_sampling * shells)
+        step = context.box / (_SHIFT_SAMPLING * shells)
     bandwidth = min(wanted, (period - 1) // 2)
     return PoseGrid(shells, bandwidth, period, step, context.max_shift_voxels)
 
 
-def check_affordable(context: SearchContext, shift_sampling: float) -> None:
+def check_affordable(context: SearchContext) -> None:
     """Refuse a grid that would take too long or too much memory at the last resolution.
 
     Raises
@@ -241,7 +267,7 @@ def check_affordable(context: SearchContext, shift_sampling: float) -> None:
     ConfigurationError
         With the estimate, and the nearest steps that can be afforded.
     """
-    grid = pose_grid(context, context.last_shell, shift_sampling)
+    grid = pose_grid(context, context.last_shell)
     if _affordable(grid, context.classes):
         return
     ways = ["a smaller --max-shift"]

@@ -25,9 +25,6 @@ _SEPARATION_STEPS = 1.5
 _NEWTON_STEPS = 2
 _BLOCK_COMPONENTS = 1 << 17
 """Components of the search spectra that are worked on together, 1 MB of them."""
-_SHIFT_SAMPLING = 3.0
-"""Shift steps per wave length of the phased search: fewer than an integral over shifts needs, as
-each candidate's shift is searched again."""
 _FINE = 0.25
 """Radius of the finer neighbourhood of a previous pose, in grid steps."""
 
@@ -129,7 +126,7 @@ class PhaseProposal(_GlobalProposal):
 
     def __init__(self, context: SearchContext) -> None:
         super().__init__(context)
-        check_affordable(context, _SHIFT_SAMPLING)
+        check_affordable(context)
 
     def prepare(self, references: References) -> None:
         """See `Strategy`."""
@@ -145,7 +142,7 @@ class PhaseProposal(_GlobalProposal):
     def _grid(self, references: References) -> PoseGrid:
         return references.shared(
             "phase proposal",
-            lambda: pose_grid(self._context, references.grid.align_shell, _SHIFT_SAMPLING),
+            lambda: pose_grid(self._context, references.grid.align_shell),
         )
 
 
