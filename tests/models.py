@@ -8,7 +8,7 @@ from phantoms import blobs
 from faml.model import Model
 from faml.particles import wedge_weight
 from faml.particles.view import ParticleViews, Pose
-from faml.transforms.fourier import full_resolution_shell
+from faml.transforms.fourier import full_resolution_shell, spectrum_of
 
 
 def soft_weight(n):
@@ -35,3 +35,14 @@ def particle_at(particles, grid, index=0):
     poses = particles.poses
     pose = Pose(0, poses.rotations[index], poses.translations[index])
     return ParticleViews(particles, grid).particle(index, pose)
+
+
+def log_prior_of_averages(model, grid):
+    """``-1/2 sum |A|^2 / tau^2`` over the components of the E-step and all classes."""
+    value = 0.0
+    inner = slice(0, grid.align_count)
+    for k in range(model.classes):
+        average = grid.take(spectrum_of(model.volumes[k])).astype(np.complex128)
+        prior = model.signal_power[k][grid.shells]
+        value -= 0.5 * float((grid.multiplicity * np.abs(average) ** 2 / prior)[inner].sum())
+    return value

@@ -136,7 +136,7 @@ def test_resolution_grows_only_with_measured_signal():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fa", "faml"])
+@pytest.mark.parametrize("strategy", ["fa", "faml", "exhaustive"])
 def test_planted_poses_are_recovered_from_random_orientations(strategy):
     n = 24
     particles, _ = simulated(
@@ -156,8 +156,10 @@ def test_planted_poses_are_recovered_from_random_orientations(strategy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.1, 0.3])
-@pytest.mark.parametrize("strategy", ["fa", "faml"])
+@pytest.mark.parametrize(
+    ("strategy", "noise"),
+    [("fa", 0.1), ("fa", 0.3), ("faml", 0.1), ("faml", 0.3), ("exhaustive", 0.3)],
+)
 def test_two_classes_are_separated(strategy, noise):
     """At low noise, classes free from the start all but always collapse into one."""
     n = 24
@@ -174,7 +176,7 @@ def test_two_classes_are_separated(strategy, noise):
     assert misclassified(labels, state.assignments.classes) <= 1
 
 
-@pytest.mark.parametrize("strategy", ["fa", "faml"])
+@pytest.mark.parametrize("strategy", ["fa", "faml", "exhaustive"])
 def test_no_class_starves_at_first(strategy):
     """Three classes for copies of one particle: nothing but the floor feeds them all."""
     particles, _ = simulated(n=16, count=12, noise=0.05, seed=20)
@@ -287,7 +289,7 @@ def test_resuming_a_state_equals_going_on():
     assert_same(whole[-1], second[-1])
 
 
-@pytest.mark.parametrize("strategy", ["fa", "faml"])
+@pytest.mark.parametrize("strategy", ["fa", "faml", "exhaustive"])
 def test_order_of_particles_does_not_matter(strategy):
     """Only the rounding of sums changes.
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from models import particle_at, soft_weight, true_model
+from models import log_prior_of_averages, particle_at, soft_weight, true_model
 from phantoms import DETAILED, blobs, simulated
 from scipy.spatial.transform import Rotation
 
@@ -34,15 +34,7 @@ def penalised_objective(views, references, supports, model, grid):
     for i, support in enumerate(supports):
         particle = views.particle(i, Pose(0, np.eye(3), np.zeros(3)))
         value += posterior(particle, references, support)[1]
-    from faml.transforms.fourier import spectrum_of
-
-    for k in range(model.classes):
-        average = grid.take(spectrum_of(model.volumes[k]))
-        prior = model.signal_power[k][grid.shells]
-        inner = slice(0, grid.align_count)
-        power = grid.multiplicity * np.abs(average.astype(np.complex128)) ** 2 / prior
-        value -= 0.5 * float(power[inner].sum())
-    return value
+    return value + log_prior_of_averages(model, grid)
 
 
 @pytest.mark.parametrize("kind", ["wedge", "soft"])
