@@ -96,7 +96,8 @@ def test_options_of_run_are_those_promised(cli):
         "--seed", "--threads", "--max-shift", "--particle-diameter", "--start", "--start-lowpass",
         "--preset", "--local-angle", "--subset", "--invert", "--normalise", "--max-candidates",
         "--update", "--max-shell", "--max-resolution", "--config", "--quiet",
-        "--refine", "--no-refine",
+        "--refine", "--no-refine", "--proposal", "--folds", "--angular-step", "--shift-step",
+        "--oversampling", "--posterior-mass", "--max-poses",
     ):  # fmt: skip
         assert option in out, option
 
@@ -161,6 +162,8 @@ def test_every_option_arrives(cli, folder, tmp_path):
         "--max-shift", 1.5, "--particle-diameter", 100, "--start", "average", "--start-lowpass", 40,
         "--preset", "paper", "--update", "ratio", "--max-candidates", 7, "--max-shell", 6,
         "--subset", 4, "--invert", "--normalise", "never", "--refine",
+        "--proposal", "phase", "--folds", 3, "--angular-step", 20, "--shift-step", 0.7,
+        "--oversampling", 1, "--posterior-mass", 0.9, "--max-poses", 70,
     )  # fmt: skip
     assert code == 0, err
     config = read_run(tmp_path / "run" / "run.h5").config
@@ -174,6 +177,13 @@ def test_every_option_arrives(cli, folder, tmp_path):
     assert (em.classes, em.iterations, em.seed, em.start) == (2, 0, 9, "average")
     assert (em.start_lowpass_angstrom, em.update, em.max_shell) == (40, "ratio", 6)
     assert em.noise == "scalar"
+    assert (search.proposal, search.angular_step_deg, search.shift_step_voxels) == (
+        "phase",
+        20,
+        0.7,
+    )
+    assert (search.oversampling, search.posterior_mass, search.max_poses) == (1, 0.9, 70)
+    assert em.folds == 3
 
 
 def test_quiet_prints_nothing(cli, folder, options, tmp_path):
@@ -304,6 +314,12 @@ def test_inspect(cli, folder):
         (["--config", "absent.toml"], 2, "absent.toml: cannot be read"),
         (["--classes", "many"], 2, "run --help"),
         (["--nonsense"], 2, "--nonsense"),
+        (["--folds", "100"], 2, "at most as many folds as particles"),
+        (["--folds", "2"], 2, "at least 3 folds"),
+        (["--strategy", "exhaustive", "--angular-step", "0.3"], 2, "MB per thread, expected at"),
+        (["--proposal", "nonsense"], 2, "unknown proposal 'nonsense'; known are: amplitude"),
+        (["--max-poses", "0"], 2, "search.max_poses"),
+        (["--posterior-mass", "1.5"], 2, "search.posterior_mass"),
     ],
 )
 def test_bad_settings(cli, folder, tmp_path, arguments, code, message):

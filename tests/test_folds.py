@@ -7,7 +7,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from phantoms import simulated
+from phantoms import DETAILED, simulated
 from runs import assert_states_equal, settings, write_folder
 from scipy.spatial.transform import Rotation
 
@@ -18,6 +18,8 @@ from faml.em.folds import split_into_folds
 from faml.em.loop import EmRun
 from faml.errors import ConfigurationError
 from faml.io.checkpoint import HDF5Checkpoint, read_run
+from faml.metrics.fsc import pearson
+from faml.metrics.labels import pose_errors_deg
 from faml.particles import wedge_weight
 from faml.particles.particle_set import MemoryReader
 
@@ -53,6 +55,34 @@ def test_a_split_is_even_complete_and_repeatable():
 def test_more_folds_than_particles_are_refused():
     with pytest.raises(ConfigurationError, match="found 10 folds for 9 particles; lower --folds"):
         run_of(particles_of(), folds=10)
+
+
+def test_two_folds_from_nothing_are_refused():
+    """Aligned to each other's average alone, the two never share a frame."""
+    for start in ("random", "average"):
+        with pytest.raises(ConfigurationError, match=r"at least 3 folds.*found 2"):
+            run_of(particles_of(), folds=2, start=start)
+    *_, state = run_of(particles_of(shifts=0.8), folds=2, start="poses", iterations=1).states()
+    assert len(state.fold_models) == 2
+
+
+@pytest.mark.slow
+def test_averages_of_folds_share_a_frame():
+    particles = simulated(
+        n=24, count=24, noise=0.3, weight=wedge_weight(24, (-55, 65)), seed=12, shifts=1.0,
+        phantom=DETAILED,
+    )[0]  # fmt: skip
+    config = build_config(
+        em={"iterations": 14, "seed": 3, "folds": 4},
+        search={"strategy": "fa", "max_candidates": 25, "max_shift_voxels": 3.0},
+        threads=2,
+    )
+    *_, state = EmRun(particles, config).states()
+    first = state.fold_models[0].volumes[0]
+    for model in state.fold_models[1:]:
+        assert pearson(first, model.volumes[0]) > 0.9
+    errors = pose_errors_deg(state.assignments.rotations, particles.poses.rotations)
+    assert (errors < 12).mean() > 0.85
 
 
 @pytest.mark.parametrize("start", ["random", "poses"])
@@ -155,7 +185,7 @@ def test_own_noise_no_longer_speaks_for_the_old_pose():
 
 def test_folds_from_files(tmp_path):
     result = faml.run(
-        write_folder(tmp_path / "in"), tmp_path / "run", **settings(iterations=1, folds=2)
+        write_folder(tmp_path / "in"), tmp_path / "run", **settings(iterations=1, folds=3)
     )
-    assert "2 folds" in (result.directory / "run.log").read_text()
-    assert result.config.em.folds == 2
+    assert "3 folds" in (result.directory / "run.log").read_text()
+    assert result.config.em.folds == 3

@@ -14,12 +14,16 @@ from phantoms import DETAILED, blobs, boxes, rotations, simulated
 from runs import assert_states_equal
 from scipy.spatial.transform import Rotation
 
+import faml
 from faml.cli.run import merged_settings
 from faml.config import build_config
 from faml.conventions import rotation_angle_deg
 from faml.em.expectation import posterior
 from faml.em.loop import EmRun
+from faml.io.mrc import write_volume
+from faml.io.star import read_star, star_poses
 from faml.kernels.refinement import pose_derivatives, refine_pose
+from faml.particles import wedge_weight
 from faml.particles.view import Pose
 from faml.references import PADDING, References
 from faml.strategies.base import PoseSupport
@@ -140,7 +144,7 @@ def test_the_true_pose_is_recovered_from_some_degrees_away(n, phantom):
         truth = particle.previous
         start = away(truth, rng, rng.uniform(4.0, 6.0), 0.7)
         _, after = refined(particle, references, start)
-        assert rotation_angle_deg(after.rotations[0], truth.rotation) < 0.5
+        assert rotation_angle_deg(after.rotations[0], truth.rotation) < 0.3
         assert np.linalg.norm(after.translations[0] - truth.translation) < 0.05
 
 
@@ -242,33 +246,51 @@ def test_only_poses_that_carry_weight_move():
 # ---------------------------------------------------------------------- runs
 
 
-def finished(refine, *, strategy="fa", threads=1):
-    """The last state of a run from poses near the true ones, and the truth."""
-    n, noise = 24, 0.1
+N_RUN, NOISE = 24, 0.1
+COARSE = {"max_bandwidth": 8, "keep_previous": 0, "max_shift_voxels": FAR, "max_candidates": 12,
+          "voronoi_samples": 300}  # fmt: skip
+"""Little noise, a low band limit, no previous poses: the grid limits the poses."""
+
+
+def finished(*, strategy, threads):
+    """The last state of a refined run from the true poses."""
     particles, _ = simulated(
-        n=n, count=16, noise=noise, weight=soft_weight(n), seed=8, phantom=DETAILED
+        n=N_RUN, count=8, noise=NOISE, weight=soft_weight(N_RUN), seed=8, phantom=DETAILED
     )
-    truth = particles.poses
     config = build_config(
         threads=threads,
-        search={
-            "strategy": strategy, "refine": refine, "max_bandwidth": 8, "keep_previous": 0,
-            "max_shift_voxels": FAR, "max_candidates": 12, "voronoi_samples": 300,
-        },
+        search=COARSE | {"strategy": strategy},
         em={"iterations": 1, "start": "poses", "seed": 2, "chunk_size": 2, "max_shell": 8},
-    )  # fmt: skip
+    )
     run = EmRun(particles, config)
     *_, last = run.states()
-    return run.finish(last), truth
+    return run.finish(last)
 
 
-def test_a_run_ends_with_smaller_pose_errors():
-    """Where the grid limits the poses: little noise, a low band limit, no previous poses."""
+@pytest.mark.parametrize("strategy", ["fa", "faml"])
+def test_a_run_ends_with_smaller_pose_errors_in_its_star_file(tmp_path, strategy):
+    tilts = (-50.0, 70.0)
+    particles, _ = simulated(
+        n=N_RUN, count=16, noise=NOISE, weight=wedge_weight(N_RUN, tilts), seed=8, phantom=DETAILED
+    )
+    folder = tmp_path / "particles"
+    folder.mkdir()
+    for index, name in enumerate(particles.names):
+        write_volume(folder / f"{name}.mrc", particles.volume(index), 10.0)
+    # The true structure as the start keeps the frame in which the poses are known.
+    write_volume(tmp_path / "start.mrc", blobs(N_RUN, **DETAILED), 10.0)
     errors = []
     for refine in (False, True):
-        state, truth = finished(refine)
-        turns = rotation_angle_deg(state.assignments.rotations, truth.rotations)
-        moves = np.linalg.norm(state.assignments.translations - truth.translations, axis=1)
+        result = faml.run(
+            [str(folder)],
+            tmp_path / f"run-{refine}",
+            data={"tilt_range_deg": tilts, "normalise": "never"},
+            search=COARSE | {"strategy": strategy, "refine": refine},
+            em={"iterations": 1, "start": str(tmp_path / "start.mrc"), "max_shell": 8},
+        )
+        found = star_poses(read_star(result.star), 10.0)
+        turns = rotation_angle_deg(found.rotations, particles.poses.rotations)
+        moves = np.linalg.norm(found.translations - particles.poses.translations, axis=1)
         errors.append((np.median(turns), np.median(moves)))
     (turn_before, move_before), (turn_after, move_after) = errors
     assert turn_before < 10.0  # all are found, which a median error of lost ones would not tell
@@ -278,8 +300,8 @@ def test_a_run_ends_with_smaller_pose_errors():
 
 @pytest.mark.parametrize("strategy", ["fa", "faml"])
 def test_threads_do_not_matter(strategy):
-    one, _ = finished(True, strategy=strategy)
-    two, _ = finished(True, strategy=strategy, threads=2)
+    one = finished(strategy=strategy, threads=1)
+    two = finished(strategy=strategy, threads=2)
     assert_states_equal(one, two)
 
 

@@ -12,23 +12,36 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from faml.em.statistics import Statistics
 from faml.errors import ConfigurationError
 from faml.model import Model
 
-__all__ = ["held_out", "split_into_folds", "with_averages_of"]
+__all__ = ["split_into_folds", "with_averages_of"]
 
 _STREAM = 0xF01D  # tells the split's random stream from the others
 
 
-def split_into_folds(count: int, folds: int, seed: int) -> tuple[npt.NDArray[np.int64], ...]:
+def split_into_folds(
+    count: int, folds: int, seed: int, *, blind: bool = False
+) -> tuple[npt.NDArray[np.int64], ...]:
     """A random split of particles whose parts differ in size by one at most.
+
+    Parameters
+    ----------
+    count, folds, seed : int
+    blind : bool
+        The start knows nothing of the poses.
 
     Raises
     ------
     ConfigurationError
-        More folds than particles.
+        More folds than particles, or two of them from nothing: each would be aligned to the other
+        alone, and their averages would end in two frames.
     """
+    if folds == 2 and blind:
+        raise ConfigurationError(
+            "expected at least 3 folds for a start without poses, found 2: each would only know "
+            "the other, and the two averages would not share a frame; raise --folds"
+        )
     if folds > count:
         raise ConfigurationError(
             f"expected at most as many folds as particles, found {folds} folds for {count} "
@@ -39,11 +52,6 @@ def split_into_folds(count: int, folds: int, seed: int) -> tuple[npt.NDArray[np.
     rng = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
     label = rng.permutation(np.arange(count) % folds)
     return tuple(np.nonzero(label == fold)[0] for fold in range(folds))
-
-
-def held_out(sums: tuple[Statistics, ...], total: Statistics) -> tuple[Statistics, ...]:
-    """For each fold the sums of all others; empty without folds."""
-    return tuple(total.minus(part) for part in sums) if len(sums) > 1 else ()
 
 
 def with_averages_of(overall: Model, others: Model) -> Model:

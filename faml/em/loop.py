@@ -7,12 +7,10 @@ added in chunk order, so results do not depend on the number of threads.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +18,14 @@ import scipy.fft
 
 from faml.config import EmConfig, RunConfig
 from faml.conventions import FloatArray
-from faml.em.balance import balanced_log_fractions, class_evidence, support_of_each_class
+from faml.em.balance import balanced_log_fractions
 from faml.em.expectation import (
     ParticleResult,
-    accumulate,
-    posterior,
     shell_power,
-    summarise,
 )
-from faml.em.folds import held_out, split_into_folds, with_averages_of
+from faml.em.folds import split_into_folds, with_averages_of
 from faml.em.maximization import MStep, maximise, soft_sphere
+from faml.em.passes import FixedPose, Pass, Search, collect, in_order
 from faml.em.schedule import (
     BLIND_STARTS,
     LOOK_AHEAD,
@@ -48,17 +44,15 @@ from faml.em.statistics import Statistics
 from faml.errors import ConfigurationError, InputDataError
 from faml.model import ZETA2_FLOOR, Model
 from faml.particles import ParticleSet
-from faml.particles.view import Particle, ParticleViews, Pose
+from faml.particles.view import ParticleViews, Pose
 from faml.references import References, band_limit
-from faml.strategies.base import PoseSupport, SearchContext, Strategy, prepare
+from faml.strategies.base import SearchContext, Strategy, prepare
 from faml.strategies.fast_alignment import FastAlignment
-from faml.strategies.refinement import refine_support
 from faml.strategies.registry import create_strategy
 from faml.transforms.fourier import FourierGrid, fourier_grid, full_resolution_shell
 
 __all__ = ["EmRun", "Progress"]
 
-T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
@@ -74,82 +68,8 @@ _MASK_EDGE_VOXELS = 3.0
 _REFERENCE_PASSES = 3
 _BALANCE_SAMPLE = 96
 """Particles that decide the class fractions of balanced iterations."""
-_STREAMS = 1 << 32  # passes before the first iteration have negative numbers
 _BALANCE_STREAM = 0xBA1A  # tells the sample's random stream from the particles'
 _IDENTITY = Pose(0, np.eye(3), np.zeros(3))
-
-
-class _FixedPose:
-    """A support of each particle's previous pose: how starts enter the M-step."""
-
-    def __init__(self, context: SearchContext) -> None:
-        del context
-
-    def support(
-        self, particle: Particle, references: References, rng: np.random.Generator
-    ) -> PoseSupport:
-        del references, rng
-        return PoseSupport.single(particle.previous)
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """What a pass over the particles returns; one sum per group of particles."""
-
-    sums: tuple[Statistics, ...]
-    assignments: Assignments
-
-
-@dataclass(frozen=True)
-class _Search:
-    """What visiting a particle needs in one pass; shared by threads.
-
-    ``references`` is one for all particles, or one for each group.
-    """
-
-    views: ParticleViews
-    references: tuple[References, ...]
-    group_of: npt.NDArray[np.int64]
-    strategy: Strategy
-    before: Assignments
-    iteration: int
-    seed: int
-    balanced: bool
-    refine: SearchContext | None
-    """Limits of the local refinement of poses; None leaves them as the strategy found them."""
-
-    def visit(self, index: int, sums: Statistics) -> ParticleResult:
-        """Posterior of one particle; adds it to ``sums``."""
-        references = self.references_of(index)
-        particle, support = self._supported(index)
-        log_posterior, log_likelihood = posterior(particle, references, support)
-        if self.refine is not None:
-            support = refine_support(
-                particle, references, support, log_posterior,
-                self.refine.max_shift_voxels, self.refine.config.local_angle_deg,
-            )  # fmt: skip
-            log_posterior, log_likelihood = posterior(particle, references, support)
-        accumulate(particle, references, support, log_posterior, sums)
-        return summarise(support, log_posterior, log_likelihood, references.classes)
-
-    def class_evidence(self, index: int) -> FloatArray:
-        """Log likelihood of each class, (K,) float64."""
-        particle, support = self._supported(index)
-        return class_evidence(particle, self.references_of(index), support)
-
-    def references_of(self, index: int) -> References:
-        """What a particle is aligned to."""
-        return self.references[self.group_of[index] if len(self.references) > 1 else 0]
-
-    def _supported(self, index: int) -> tuple[Particle, PoseSupport]:
-        references = self.references_of(index)
-        pose = self.before.pose(index)
-        particle = self.views.particle(index, pose, range(references.classes))
-        seeds = np.random.SeedSequence([self.seed, self.iteration % _STREAMS, index])
-        rng = np.random.default_rng(seeds)
-        if self.balanced:
-            return particle, support_of_each_class(particle, references, self.strategy, rng)
-        return particle, self.strategy.support(particle, references, rng)
 
 
 class EmRun:
@@ -204,7 +124,9 @@ class EmRun:
         self._weight_maximum = max(
             float(particles.weight(int(w)).max()) for w in np.unique(particles.weight_index)
         )
-        self._groups = split_into_folds(len(particles), config.em.folds, config.em.seed)
+        self._groups = split_into_folds(
+            len(particles), config.em.folds, config.em.seed, blind=config.em.start in BLIND_STARTS
+        )
         self._group_of = np.empty(len(particles), dtype=np.int64)
         for group, members in enumerate(self._groups):
             self._group_of[members] = group
@@ -297,7 +219,7 @@ class EmRun:
         model = self._blank_model(grid)
         if self._reference is not None:
             assignments = self._align_to_reference(self._reference, model, grid, assignments)
-        done = self._pass((model,), grid, _FixedPose(self._context), assignments, 0)
+        done = self._pass((model,), grid, FixedPose(self._context), assignments, 0)
         blind = em.start in BLIND_STARTS
         step, fold_models = self._maximise(done, model, (), grid, known_poses=not blind)
         following = align_shell
@@ -397,7 +319,7 @@ class EmRun:
 
     def _maximise(
         self,
-        done: _Pass,
+        done: Pass,
         old: Model,
         old_folds: tuple[Model, ...],
         grid: FourierGrid,
@@ -405,9 +327,11 @@ class EmRun:
         known_poses: bool = False,
     ) -> tuple[MStep, tuple[Model, ...]]:
         """M-step of all particles, and what each fold is aligned to next."""
-        total = Statistics.zeros(old.classes, grid, total=True)
-        for part in done.sums:
-            total.add(part)
+        total = done.sums[0]
+        if len(done.sums) > 1:
+            total = Statistics.zeros(old.classes, grid, total=True)
+            for part in done.sums:
+                total.add(part)
         solve = partial(
             maximise,
             grid=grid,
@@ -419,13 +343,17 @@ class EmRun:
         with scipy.fft.set_workers(self.config.threads):  # lines of one transform: same result
             step = solve(total, old)
 
-        def hold_out(others: Statistics, before: Model) -> Model:
+        if len(done.sums) == 1:
+            return step, ()
+
+        def hold_out(part: Statistics, before: Model) -> Model:
+            # Made when its turn comes: all at once would double the memory.
+            others = total.minus(part)
             fixed = step.model.noise_variance
             return with_averages_of(step.model, solve(others, before, fixed_noise=fixed).model)
 
-        others = held_out(done.sums, total)
         with ThreadPoolExecutor(max_workers=self.config.threads) as pool:
-            models = pool.map(hold_out, others, old_folds or [old] * len(others))
+            models = pool.map(hold_out, done.sums, old_folds or [old] * len(done.sums))
             return step, tuple(models)
 
     # ------------------------------------------------------------------ passes
@@ -439,7 +367,7 @@ class EmRun:
         iteration: int,
         *,
         settled: bool = False,
-    ) -> _Pass:
+    ) -> Pass:
         """One pass over all particles: posteriors and sums under one model, or one per group.
 
         ``settled`` passes do not explore, see to classes as the iteration before did, and refine
@@ -456,7 +384,7 @@ class EmRun:
         prepare(strategy, references[0])
         balanced = classes_balanced(iteration - settled, self.config.em)
         refine = self._context if settled and self.config.search.refine else None
-        search = _Search(
+        search = Search(
             views=views,
             references=references,
             group_of=self._group_of,
@@ -483,15 +411,15 @@ class EmRun:
         totals = tuple(Statistics.zeros(classes, grid, total=True) for _ in self._groups)
         results: dict[int, ParticleResult] = {}
         for (group, members), (sums, found) in zip(
-            chunks, _in_order(work, [c for _, c in chunks], self.config.threads), strict=True
+            chunks, in_order(work, [c for _, c in chunks], self.config.threads), strict=True
         ):
             totals[group].add(sums)
             results.update(zip(members.tolist(), found, strict=True))
             if self._progress is not None:
                 self._progress(len(results), len(self.particles))
-        return _Pass(totals, _collect([results[i] for i in range(len(self.particles))]))
+        return Pass(totals, collect([results[i] for i in range(len(self.particles))]))
 
-    def _balanced(self, search: _Search) -> _Search:
+    def _balanced(self, search: Search) -> Search:
         """The search with class fractions under which no class starves in a sample."""
         seeds = np.random.SeedSequence([self.config.em.seed, search.iteration, _BALANCE_STREAM])
         order = np.random.default_rng(seeds).permutation(len(self.particles))
@@ -500,7 +428,7 @@ class EmRun:
         def work(chunk: npt.NDArray[np.int64]) -> FloatArray:
             return np.stack([search.class_evidence(int(i)) for i in chunk])
 
-        evidence = np.concatenate(list(_in_order(work, self._chunks(sample), self.config.threads)))
+        evidence = np.concatenate(list(in_order(work, self._chunks(sample), self.config.threads)))
         fractions = balanced_log_fractions(evidence, search.references[0].log_fractions)
         return replace(
             search,
@@ -528,7 +456,7 @@ class EmRun:
             return part, seen
 
         chunks = self._chunks(np.arange(len(self.particles)))
-        for part, seen in _in_order(work, chunks, self.config.threads):
+        for part, seen in in_order(work, chunks, self.config.threads):
             power += part
             observed += seen
         noise = power / np.maximum(observed, 1.0)
@@ -545,40 +473,3 @@ class EmRun:
             signal_power=np.zeros((em.classes, shells)),
             shift_variance=max(self.max_shift_voxels**2 / 5.0, ZETA2_FLOOR),
         )
-
-
-def _in_order(
-    work: Callable[[npt.NDArray[np.int64]], T],
-    chunks: list[npt.NDArray[np.int64]],
-    threads: int,
-) -> Iterator[T]:
-    """Results of ``work`` in the order of ``chunks``, at most two per thread in flight."""
-    if threads == 1:
-        yield from map(work, chunks)
-        return
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        waiting: deque[Future[T]] = deque()
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(work, chunk))
-                if len(waiting) >= 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _collect(results: list[ParticleResult]) -> Assignments:
-    return Assignments(
-        classes=np.array([r.class_index for r in results], dtype=np.int64),
-        rotations=np.stack([r.rotation for r in results]),
-        translations=np.stack([r.translation for r in results]),
-        probabilities=np.array([r.probability for r in results]),
-        class_probabilities=np.stack([r.class_probabilities for r in results]),
-        effective_poses=np.array([r.effective_poses for r in results]),
-        log_likelihoods=np.array([r.log_likelihood for r in results]),
-        fallbacks=np.array([r.fallback for r in results]),
-        kept_masses=np.array([r.kept_mass for r in results]),
-    )

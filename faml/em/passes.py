@@ -1,0 +1,139 @@
+"""One pass over the particles: what visiting one needs, and how chunks run in threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.conventions import FloatArray
+from faml.em.balance import class_evidence, support_of_each_class
+from faml.em.expectation import ParticleResult, accumulate, posterior, summarise
+from faml.em.state import Assignments
+from faml.em.statistics import Statistics
+from faml.particles.view import Particle, ParticleViews
+from faml.references import References
+from faml.strategies.base import PoseSupport, SearchContext, Strategy
+from faml.strategies.refinement import refine_support
+
+__all__ = ["FixedPose", "Pass", "Search", "collect", "in_order"]
+
+T = TypeVar("T")
+_STREAMS = 1 << 32  # passes before the first iteration have negative numbers
+
+
+class FixedPose:
+    """A support of each particle's previous pose: how starts enter the M-step."""
+
+    def __init__(self, context: SearchContext) -> None:
+        del context
+
+    def support(
+        self, particle: Particle, references: References, rng: np.random.Generator
+    ) -> PoseSupport:
+        """See `Strategy`."""
+        del references, rng
+        return PoseSupport.single(particle.previous)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass over the particles returns; one sum per group of particles."""
+
+    sums: tuple[Statistics, ...]
+    assignments: Assignments
+
+
+@dataclass(frozen=True)
+class Search:
+    """What visiting a particle needs in one pass; shared by threads.
+
+    ``references`` is one for all particles, or one for each group.
+    """
+
+    views: ParticleViews
+    references: tuple[References, ...]
+    group_of: npt.NDArray[np.int64]
+    strategy: Strategy
+    before: Assignments
+    iteration: int
+    seed: int
+    balanced: bool
+    refine: SearchContext | None
+    """Limits of the local refinement of poses; None leaves them as the strategy found them."""
+
+    def visit(self, index: int, sums: Statistics) -> ParticleResult:
+        """Posterior of one particle; adds it to ``sums``."""
+        references = self.references_of(index)
+        particle, support = self._supported(index)
+        log_posterior, log_likelihood = posterior(particle, references, support)
+        if self.refine is not None:
+            support = refine_support(
+                particle, references, support, log_posterior,
+                self.refine.max_shift_voxels, self.refine.config.local_angle_deg,
+            )  # fmt: skip
+            log_posterior, log_likelihood = posterior(particle, references, support)
+        accumulate(particle, references, support, log_posterior, sums)
+        return summarise(support, log_posterior, log_likelihood, references.classes)
+
+    def class_evidence(self, index: int) -> FloatArray:
+        """Log likelihood of each class, (K,) float64."""
+        particle, support = self._supported(index)
+        return class_evidence(particle, self.references_of(index), support)
+
+    def references_of(self, index: int) -> References:
+        """What a particle is aligned to."""
+        return self.references[self.group_of[index] if len(self.references) > 1 else 0]
+
+    def _supported(self, index: int) -> tuple[Particle, PoseSupport]:
+        references = self.references_of(index)
+        pose = self.before.pose(index)
+        particle = self.views.particle(index, pose, range(references.classes))
+        seeds = np.random.SeedSequence([self.seed, self.iteration % _STREAMS, index])
+        rng = np.random.default_rng(seeds)
+        if self.balanced:
+            return particle, support_of_each_class(particle, references, self.strategy, rng)
+        return particle, self.strategy.support(particle, references, rng)
+
+
+def in_order(
+    work: Callable[[npt.NDArray[np.int64]], T],
+    chunks: list[npt.NDArray[np.int64]],
+    threads: int,
+) -> Iterator[T]:
+    """Results of ``work`` in the order of ``chunks``, at most two per thread in flight."""
+    if threads == 1:
+        yield from map(work, chunks)
+        return
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(work, chunk))
+                if len(waiting) >= 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def collect(results: list[ParticleResult]) -> Assignments:
+    """Results of all particles, in their order."""
+    return Assignments(
+        classes=np.array([r.class_index for r in results], dtype=np.int64),
+        rotations=np.stack([r.rotation for r in results]),
+        translations=np.stack([r.translation for r in results]),
+        probabilities=np.array([r.probability for r in results]),
+        class_probabilities=np.stack([r.class_probabilities for r in results]),
+        effective_poses=np.array([r.effective_poses for r in results]),
+        log_likelihoods=np.array([r.log_likelihood for r in results]),
+        fallbacks=np.array([r.fallback for r in results]),
+        kept_masses=np.array([r.kept_mass for r in results]),
+    )
