@@ -14,6 +14,7 @@ BOX = 16
 VOXEL_ANGSTROM = 10.0
 DATA = {"tilt_range_deg": (-60.0, 60.0)}
 SEARCH = {
+    "search_shell": 5,
     "max_candidates": 6,
     "voronoi_samples": 200,
     "max_shift_voxels": 2.0,

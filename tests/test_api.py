@@ -369,7 +369,7 @@ def test_fallbacks_and_empty_classes_are_said(folder, caplog):
     state = next(EmRun(particles, build_config(em=EM, search=SEARCH)).states())
     found = replace(state.assignments, fallbacks=np.array([True, False, True]))
     with caplog.at_level(logging.INFO, logger="faml"):
-        api._log_state(replace(state, assignments=found, empty_classes=(0,)), dataset)
+        api._log_state(replace(state, assignments=found, empty_classes=(0,)), dataset, 0.999)
     assert "2 particles had no candidate pose and kept their previous one" in caplog.text
     assert "class 1 is empty and keeps its average" in caplog.text
 

@@ -23,7 +23,7 @@ from faml.metrics.labels import pose_errors_deg
 from faml.particles import wedge_weight
 from faml.particles.particle_set import MemoryReader
 
-QUICK = {"max_candidates": 8, "voronoi_samples": 300, "max_shift_voxels": 2.0}
+QUICK = {"search_shell": 5, "max_candidates": 8, "voronoi_samples": 300, "max_shift_voxels": 2.0}
 WEIGHT = wedge_weight(16, (-50, 65))
 
 
@@ -74,7 +74,7 @@ def test_averages_of_folds_share_a_frame():
     )[0]  # fmt: skip
     config = build_config(
         em={"iterations": 14, "seed": 3, "folds": 4},
-        search={"strategy": "fa", "max_candidates": 25, "max_shift_voxels": 3.0},
+        search={"strategy": "fa", "max_candidates": 25, "max_shift_voxels": 3.0, "search_shell": 7},
         threads=2,
     )
     *_, state = EmRun(particles, config).states()

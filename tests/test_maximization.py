@@ -25,7 +25,7 @@ from faml.transforms.fourier import fourier_grid
 from faml.transforms.rotations import rotations_within
 
 EPS = float(np.finfo(np.float32).eps)
-QUICK = {"max_candidates": 12, "voronoi_samples": 500, "max_shift_voxels": 3.0}
+QUICK = {"search_shell": 5, "max_candidates": 12, "voronoi_samples": 500, "max_shift_voxels": 3.0}
 
 
 def penalised_objective(views, references, supports, model, grid):

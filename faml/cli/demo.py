@@ -70,7 +70,10 @@ def run_demo(output: Path, threads: int, seed: int, *, quiet: bool) -> None:
             output / "run",
             threads=threads,
             data={"particle_diameter_angstrom": _DIAMETER_ANGSTROM},
-            search={"max_shift_voxels": 6.0},
+            search={
+                "max_shift_voxels": 6.0,
+                "search_shell": 6,
+            },  # a demo should not keep one waiting
             em={"seed": seed, "iterations": 12},
             progress=display.progress,
             on_state=display.state,

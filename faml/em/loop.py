@@ -64,6 +64,7 @@ _DEFAULT_SHIFT = 1.0 / 8.0
 """Largest shift searched as a fraction of the box."""
 _SHIFT_MARGIN_VOXELS = 2.0
 """How far beyond the largest input shift is searched."""
+_SHIFT_ROUNDING_VOXELS = 1e-3  # of shifts written to a file and read again
 _MASK_EDGE_VOXELS = 3.0
 _REFERENCE_PASSES = 3
 _BALANCE_SAMPLE = 96
@@ -173,7 +174,7 @@ class EmRun:
             )
         if limit is None:
             return max(default, float(lengths[worst]) + _SHIFT_MARGIN_VOXELS)
-        if lengths[worst] > limit:
+        if lengths[worst] > limit + _SHIFT_ROUNDING_VOXELS:
             raise ConfigurationError(
                 f"{found}{lengths[worst]:.1f} voxels, expected at most {limit:g} (--max-shift); "
                 "raise it or leave it out"
