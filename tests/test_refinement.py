@@ -285,7 +285,7 @@ def test_a_run_ends_with_smaller_pose_errors_in_its_star_file(tmp_path, strategy
             [str(folder)],
             tmp_path / f"run-{refine}",
             data={"tilt_range_deg": tilts, "normalise": "never"},
-            search=COARSE | {"strategy": strategy, "refine": refine},
+            search=COARSE | {"proposal": "amplitude", "strategy": strategy, "refine": refine},
             em={"iterations": 1, "start": str(tmp_path / "start.mrc"), "max_shell": 8},
         )
         found = star_poses(read_star(result.star), 10.0)
