@@ -27,8 +27,8 @@ INTRODUCTIONS = {
         "no reference. `r` is Pearson's correlation with the true density over the box after rigid "
         "alignment; the oracle is the average at the true poses and classes. GroEL is 64^3 at 6 "
         "Angstrom with N = 100 (per class), 70S 32^3 at 12 Angstrom with N = 40. Measured with "
-        "candidates of the amplitude bound and a first shell of 1/3.5 of the diameter, before phased "
-        "candidates and a sixth became the defaults."
+        "candidates of the amplitude bound and a first shell of 1/3.5 of the diameter, before "
+        "phased candidates and a sixth became the defaults."
     ),
     "conventions": (
         "Eight noise-free 70S particles, `faml run --start reference.mrc`, then `--start poses` on "
@@ -36,8 +36,8 @@ INTRODUCTIONS = {
     ),
     "lowsnr": (
         "As above, at most 24 iterations, one seed so far. `faml` and `fa` take phased candidates, "
-        "`faml-amplitude` those of the amplitude bound. Start `truth` is the true density as the reference, with 10 "
-        "folds: what the particles can hold."
+        "`faml-amplitude` those of the amplitude bound. Start `truth` is the true density as the "
+        "reference, with 10 folds: what the particles can hold."
     ),
     "ribosome": (
         "40 in-cell ribosomes. Shares of particles within 20 degrees of the experts' poses after 1 "
