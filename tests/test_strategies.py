@@ -30,7 +30,8 @@ BOTH = pytest.mark.parametrize("name", ["fa", "faml"])
 
 
 def context(**search):
-    settings = SearchConfig(**{"voronoi_samples": 400, "max_candidates": 15} | search)
+    defaults = {"voronoi_samples": 400, "max_candidates": 15, "proposal": "amplitude"}
+    settings = SearchConfig(**defaults | search)
     return SearchContext(
         settings, N, SHIFT_VOXELS, seed=3, radius_voxels=0.3 * N, last_shell=8, classes=1
     )
@@ -121,7 +122,7 @@ def test_empty_candidate_list_falls_back_to_the_previous_pose(name):
     assert list(each.classes) == [0, 1]
 
 
-@pytest.mark.parametrize("proposal", ["amplitude", "phase"])
+@pytest.mark.parametrize("proposal", ["amplitude", pytest.param("phase", marks=pytest.mark.slow)])
 def test_fa_takes_the_best_correlation_of_all_classes(proposal):
     particle, references = problem(classes=3)
     settings = context(proposal=proposal)
