@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any, TypeVar
@@ -71,7 +72,7 @@ class References:
         self.precision: npt.NDArray[np.float32] = self.shell_precision[grid.shells[:count]]
         """(align_count,) 1 / sigma^2 at the points of the E-step."""
         self._lock = Lock()
-        self._shared: dict[Hashable, Any] = {}
+        self._shared: OrderedDict[Hashable, Any] = OrderedDict()
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
         """What depends on the model and on ``key`` only: made once and shared by all particles.
@@ -85,12 +86,14 @@ class References:
         """
         with self._lock:
             if key in self._shared:
+                # What all particles need stays, however many weights come and go.
+                self._shared.move_to_end(key)
                 known: T = self._shared[key]
                 return known
         made = make()
         with self._lock:
             if len(self._shared) >= _TABLES_KEPT:
-                self._shared.pop(next(iter(self._shared)))
+                self._shared.popitem(last=False)
             return self._shared.setdefault(key, made)
 
     @property

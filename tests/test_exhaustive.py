@@ -129,14 +129,16 @@ def test_finer_steps_give_the_same_marginal_likelihood():
     assert values[1] == pytest.approx(values[2], abs=0.1)
 
 
-def test_a_reference_without_structure_leaves_the_previous_pose():
+@pytest.mark.parametrize("name", ["exhaustive", "faml", "fa"])
+def test_a_reference_without_structure_leaves_the_previous_pose(name):
     particle, references, _ = problem(18)
     flat = References(
         replace(references.model, volumes=np.zeros((1, 18, 18, 18), np.float32)),
         references.grid,
         8,
     )
-    support = Exhaustive(context(18)).support(particle, flat, rng())
+    strategy = create_strategy(name, context(18, proposal="phase", keep_previous=0))
+    support = strategy.support(particle, flat, rng())
     assert support.fallback
     np.testing.assert_array_equal(support.rotations[0], particle.previous.rotation)
 

@@ -73,14 +73,13 @@ def test_excluded_rotations_are_neither_kept_nor_counted():
     assert state[3] == pytest.approx(1 + math.exp(-0.25), rel=1e-5)
 
 
-def test_the_best_shift_of_every_rotation_is_remembered():
+def test_the_best_score_of_every_rotation_is_remembered():
     rng = np.random.default_rng(1)
     grids, offsets = rng.normal(size=(7, *SHAPE)).astype(np.float32), rng.normal(size=7)
-    best, labels = np.full(SHAPE, -np.inf, np.float32), np.zeros(SHAPE, np.int32)
-    for i in range(7):
-        raise_best(grids[i], offsets[i], i, best, labels)
+    best = np.full(SHAPE, -np.inf, np.float32)
+    for grid, offset in zip(grids, offsets, strict=True):
+        raise_best(grid, offset, best)
     every = grids + offsets[:, None, None, None].astype(np.float32)
-    np.testing.assert_array_equal(labels, every.argmax(axis=0))
     np.testing.assert_allclose(best, every.max(axis=0), rtol=1e-6)
 
 
@@ -151,7 +150,7 @@ def test_neighbours_are_the_cells_around_also_across_a_pole():
         near = grid.near_rotations(np.array(cell), 0)
         assert {tuple(c) for c in near} <= {tuple(c) for c in every}
         assert tuple(cell) in {tuple(c) for c in near}
-        assert len(near) == 27 - (cell[0] in (0, 5)) * 0
+        assert len(near) == 27
         angles = rotation_angle_deg(grid.matrices(near, 0), grid.matrices(np.array([cell]), 0)[0])
         assert angles.max() < 2.6 * spacing
     rim = grid.near_shifts(np.array([4, 0, 0]), 0)
@@ -205,6 +204,7 @@ def test_default_grid_follows_resolution_and_radius():
     assert fine.shift_step_voxels == pytest.approx(64 / 30)
     assert pose_grid(context(64, search_shell=20), 31).shells == 20
     assert pose_grid(context(64, search_shell=20), 9).shells == 9
+    assert pose_grid(context(64, search_shell=2), 9).shells == 2
 
 
 def test_grids_that_cannot_be_afforded_are_refused_with_what_can():
@@ -249,17 +249,15 @@ def test_every_pose_equals_the_quadrature_summed_directly(n):
     )
 
 
-def test_best_shifts_are_the_maxima_over_all_shifts():
+def test_scores_are_the_maxima_over_all_shifts():
     particle, references = posed_problem(14)
     grid = PoseGrid(shells=4, bandwidth=6, period=14, shift_step_voxels=1.0, max_shift_voxels=1.5)
     search = PhasedSearch(references, grid)
-    best = search.best_shifts(particle)[0]
+    scores = search.scores(particle)[0]
     size = len(grid.lattice) * math.prod(grid.shape)
     every = search.best_poses(particle, size)
     joint = every.log_joint - grid.log_volumes(every.cells, 0)
     b, g, a = (every.cells[:, :3] // np.array([1, 2, 2])).T
     highest = np.full(grid.shape, -np.inf)
     np.maximum.at(highest, (b, g, a), joint)
-    np.testing.assert_allclose(best.scores, highest, rtol=1e-4, atol=1e-2)
-    moves = grid.translations[best.shifts]
-    assert np.linalg.norm(moves, axis=-1).max() <= 1.5
+    np.testing.assert_allclose(scores, highest, rtol=1e-4, atol=1e-2)

@@ -167,3 +167,15 @@ def test_registry_lists_what_is_installed_and_refuses_the_rest():
         create_strategy("best", context())
     with pytest.raises(ConfigurationError, match=r"unknown proposal 'guess'.*amplitude"):
         create_strategy("fa", context(proposal="guess"))
+
+
+def test_tables_in_use_outlive_many_weights():
+    """What every particle needs is not made again because weights come and go."""
+    _, references = problem()
+    made = []
+    for weight in range(200):
+        references.shared("average", lambda: made.append("average"))
+        references.shared(("weight", weight), lambda: None)
+    assert made == ["average"]
+    references.shared(("weight", 0), lambda: made.append("weight"))
+    assert made == ["average", "weight"]  # those of old weights are given up

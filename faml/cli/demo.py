@@ -70,10 +70,8 @@ def run_demo(output: Path, threads: int, seed: int, *, quiet: bool) -> None:
             output / "run",
             threads=threads,
             data={"particle_diameter_angstrom": _DIAMETER_ANGSTROM},
-            search={
-                "max_shift_voxels": 6.0,
-                "search_shell": 6,
-            },  # a demo should not keep one waiting
+            # Coarser candidates than by default: a demo should not keep one waiting.
+            search={"max_shift_voxels": 6.0, "search_shell": 6},
             em={"seed": seed, "iterations": 12},
             progress=display.progress,
             on_state=display.state,

@@ -100,27 +100,21 @@ def analyse_shifted(fourier, legendre, out):
 
 
 @kernel
-def raise_best(correlation, offset, label, best, labels):
-    """Keep the larger score of every rotation, and which shift it came from.
+def raise_best(correlation, offset, best):
+    """Keep the larger score of every rotation.
 
     Parameters
     ----------
     correlation : (B, G, G) float32
     offset : float
         Added to it.
-    label : int
     best : (B, G, G) float32
         Raised where ``correlation + offset`` is larger.
-    labels : (B, G, G) int32
-        Set to ``label`` there.
     """
-    scores, flat, marks = correlation.reshape(-1), best.reshape(-1), labels.reshape(-1)
+    scores, flat = correlation.reshape(-1), best.reshape(-1)
     add = np.float32(offset)
     for i in range(scores.shape[0]):
-        value = scores[i] + add
-        if value > flat[i]:
-            flat[i] = value
-            marks[i] = label
+        flat[i] = max(flat[i], scores[i] + add)
 
 
 @kernel

@@ -96,7 +96,7 @@ class Exhaustive:
         needed, covered = self._needed(found)
         if needed > _BROAD or config.oversampling == 0:
             first = _at_points(found, needed)
-            cells = self._rescored(particle, references, grid, first)
+            cells = self._evaluated(particle, references, grid, 0, first.classes, first.cells)
         else:
             covered = 1.0  # whatever the search over the whole grid says, its neighbours decide
             first = _at_points(found, min(len(found), max(needed, _PARENTS)))
@@ -129,14 +129,6 @@ class Exhaustive:
         needed = int(np.searchsorted(mass, self._config.posterior_mass)) + 1
         needed = min(needed, len(found))
         return needed, min(1.0, float(mass[needed - 1]))
-
-    def _rescored(
-        self, particle: Particle, references: References, grid: PoseGrid, chosen: _Cells
-    ) -> _Cells:
-        """The same cells with their Cartesian residuals."""
-        return self._evaluated(
-            particle, references, grid, chosen.level, chosen.classes, chosen.cells
-        )
 
     def _halved(
         self, particle: Particle, references: References, grid: PoseGrid, parents: _Cells

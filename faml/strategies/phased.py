@@ -26,7 +26,7 @@ from faml.transforms.harmonics import ShellTransform, shell_transform
 from faml.transforms.rotations import to_quaternions
 from faml.transforms.so3 import SO3Correlation, so3_correlation
 
-__all__ = ["BestPoses", "BestShifts", "PhasedSearch", "PoseGrid", "check_affordable", "pose_grid"]
+__all__ = ["BestPoses", "PhasedSearch", "PoseGrid", "check_affordable", "pose_grid"]
 
 _BLOCK_BYTES = 1 << 20
 """Samples of shifted spectra that are analysed together: what a core's cache holds."""
@@ -111,7 +111,11 @@ class PoseGrid:
         self.rotations, self.sphere  # noqa: B018
 
     def log_volumes(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.float64]:
-        """Log of Haar measure times voxel^3 of cells (M, 6) of a level, (M,) float64."""
+        """Log of Haar measure times voxel^3 of cells of a level, (M,) float64.
+
+        Of cells (M, 6) only the first column, beta, matters. As no point of a grid lies on a pole
+        there are no caps to be added.
+        """
         count = (self.period // 2) << level
         edges = np.cos(np.pi * np.arange(count + 1) / count)
         areas = (edges[:-1] - edges[1:]) / (2.0 * (self.period << level) ** 2)
@@ -198,18 +202,6 @@ class PoseGrid:
         angles = (cells[:, 1:] + np.where(beyond, turn // 2, 0)[:, None]) % turn
         return np.column_stack([beta, angles])
 
-    def halved_shifts(self, cells: npt.NDArray[np.int64], level: int) -> npt.NDArray[np.int64]:
-        """The parts of each shift cell (M, 3) of a level that lie within the radius.
-
-        A cell on the rim without such a part is kept as one part at its centre.
-        """
-        corners = np.stack(np.meshgrid((-1, 1), (-1, 1), (-1, 1), indexing="ij"), axis=-1)
-        parts = 2 * cells[:, None] + corners.reshape(1, 8, 3)
-        lengths = np.linalg.norm(self.shifts(parts, level + 1), axis=-1)
-        inside = lengths <= self.max_shift_voxels + 1e-9
-        kept = np.concatenate([parts[inside], 2 * cells[~inside.any(axis=1)]])
-        return np.unique(kept, axis=0)
-
     @property
     def lattice_size(self) -> float:
         """About how many shifts there are; the lattice itself may be too large to be made."""
@@ -245,8 +237,9 @@ def pose_grid(context: SearchContext, align_shell: int) -> PoseGrid:
     config = context.config
     shells = config.search_shell
     if shells is None:
-        shells = math.ceil(_DETAILS * context.box / (2.0 * context.radius_voxels))
-    shells = min(max(shells, _FEWEST_SHELLS), align_shell)
+        resolving = math.ceil(_DETAILS * context.box / (2.0 * context.radius_voxels))
+        shells = max(resolving, _FEWEST_SHELLS)
+    shells = min(shells, align_shell)
     wanted = band_limit(context.box, shells, context.radius_voxels, config.max_bandwidth)
     period = even_fast_length(2 * wanted + 1)
     if config.angular_step_deg is not None:
@@ -325,22 +318,6 @@ class BestPoses:
         return len(self.classes)
 
 
-@dataclass(frozen=True)
-class BestShifts:
-    """Every rotation of a grid at its best shift.
-
-    Attributes
-    ----------
-    scores : (B, G, G) float32
-        Log joint density, without the particle's constants.
-    shifts : (B, G, G) int32
-        Rows of `PoseGrid.translations`.
-    """
-
-    scores: npt.NDArray[np.float32]
-    shifts: npt.NDArray[np.int32]
-
-
 class PhasedSearch:
     """Correlations of one particle with every class, shift by shift."""
 
@@ -364,17 +341,14 @@ class PhasedSearch:
         allowed : (B, G, G) bool, optional
             Rotations to be considered.
         """
-        grid, references = self.grid, self._references
+        grid = self.grid
         betas, gammas, alphas = grid.shape
         points = len(grid.lattice) * betas * gammas * alphas
         values = np.empty(4 * limit + 2 * alphas, dtype=np.float32)
         codes = np.empty(len(values), dtype=np.int64)
         state = np.array([0.0, -np.inf, -np.inf, 0.0])
-        prior = {
-            k: references.log_prior(np.full(len(grid.lattice), k), grid.translations)
-            for k in particle.classes
-        }
-        cells = grid.rotations.log_cells() + 3.0 * math.log(grid.shift_step_voxels)
+        prior = self._shift_priors(particle)
+        cells = grid.log_volumes(np.arange(betas)[:, None], 0)
         base = {
             k: cells.astype(np.float32)[:, None, None] - 0.5 * self._energy(k, particle)
             for k in particle.classes
@@ -399,23 +373,29 @@ class PhasedSearch:
             log_total=float(state[2] + math.log(state[3])),
         )
 
-    def best_shifts(self, particle: Particle) -> dict[int, BestShifts]:
-        """The best shift of every rotation, for each of the particle's classes."""
-        grid = self.grid
-        count = len(grid.lattice)
-        found = {
-            k: BestShifts(
-                np.full(grid.shape, -np.inf, dtype=np.float32),
-                np.zeros(grid.shape, dtype=np.int32),
-            )
+    def scores(self, particle: Particle) -> dict[int, npt.NDArray[np.float32]]:
+        """Log joint density of every rotation at its best shift, for each of the classes.
+
+        Returns
+        -------
+        dict of (B, G, G) float32
+            Without the particle's constants.
+        """
+        found = {k: np.full(self.grid.shape, -np.inf, dtype=np.float32) for k in particle.classes}
+        prior = self._shift_priors(particle)
+        for k, shift, correlation in self._correlations(particle):
+            raise_best(correlation, prior[k][shift], found[k])
+        for k in found:
+            found[k] -= 0.5 * self._energy(k, particle)
+        return found
+
+    def _shift_priors(self, particle: Particle) -> dict[int, npt.NDArray[np.float64]]:
+        """Log prior density of the shifts of level 0, for each of the classes."""
+        translations = self.grid.translations
+        return {
+            k: self._references.log_prior(np.full(len(translations), k), translations)
             for k in particle.classes
         }
-        prior = {k: self._references.log_prior(np.full(count, k), grid.translations) for k in found}
-        for k, shift, correlation in self._correlations(particle):
-            raise_best(correlation, prior[k][shift], shift, found[k].scores, found[k].shifts)
-        for k, best in found.items():
-            best.scores[:] -= 0.5 * self._energy(k, particle)
-        return found
 
     def _correlations(
         self, particle: Particle
@@ -423,9 +403,10 @@ class PhasedSearch:
         """Class, number of the shift, and cross term over the grid of rotations."""
         grid = self.grid
         samples = grid.sphere.sample(particle.padded, self._radii, PADDING)
-        translations = grid.translations
+        plan, translations = grid.rotations, grid.translations
+        harmonics = {k: self._harmonics(k) for k in particle.classes}
         block = max(1, _BLOCK_BYTES // samples.nbytes)
-        spectrum = grid.rotations.spectrum()
+        spectrum = plan.spectrum()
         for first in range(0, len(translations), block):
             chosen = translations[first : first + block]
             data = grid.sphere.analyse_shifted(
@@ -433,10 +414,8 @@ class PhasedSearch:
             )
             for i in range(len(chosen)):
                 for k in particle.classes:
-                    grid.rotations.fill(
-                        data[i], self._harmonics(k), self._radial, spectrum, even=False
-                    )
-                    yield k, first + i, grid.rotations.transform(spectrum)
+                    plan.fill(data[i], harmonics[k], self._radial, spectrum, even=False)
+                    yield k, first + i, plan.transform(spectrum)
 
     def _harmonics(self, class_index: int) -> npt.NDArray[np.complex64]:
         """Hartley coefficients of an average, (L + 1, L + 1, S)."""

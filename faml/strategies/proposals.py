@@ -136,8 +136,8 @@ class PhaseProposal(_GlobalProposal):
         self, particle: Particle, references: References
     ) -> dict[int, npt.NDArray[np.float64]]:
         grid = self._grid(references)
-        found = PhasedSearch(references, grid).best_shifts(particle)
-        return {k: self._highest(best.scores, grid.rotations) for k, best in found.items()}
+        found = PhasedSearch(references, grid).scores(particle)
+        return {k: self._highest(scores, grid.rotations) for k, scores in found.items()}
 
     def _grid(self, references: References) -> PoseGrid:
         return references.shared(

@@ -114,16 +114,6 @@ class SO3Correlation:
         )
         return correlation
 
-    def log_cells(self) -> npt.NDArray[np.float64]:
-        """Logarithm of the Haar measure of a grid point's cell per colatitude, (B,) float64.
-
-        ``(cos(beta - h/2) - cos(beta + h/2)) / (2 G^2)``: all cells together have measure one. As
-        no point lies on a pole there are no caps to be added.
-        """
-        edges = np.cos(np.arange(self.colatitudes + 1) * np.pi / self.colatitudes)
-        cells: npt.NDArray[np.float64] = np.log((edges[:-1] - edges[1:]) / (2.0 * self.period**2))
-        return cells
-
     def angles(self, steps: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """ZYZ angles alpha, beta, gamma (radians) of fractional grid indices.
 
