@@ -444,10 +444,10 @@ def _log_header(em: EmRun, dataset: Dataset) -> None:
         dataset.weight_source,
     )  # fmt: skip
     _LOG.info(
-        "strategy %s, %d classes, start %s, seed %d, %d threads, particle radius %.1f voxels, "
-        "shifts to %.1f voxels, %s",
-        config.search.strategy, config.em.classes, config.em.start, config.em.seed,
-        config.threads, em.radius_voxels, em.max_shift_voxels,
+        "strategy %s, %d classes, symmetry %s, start %s, seed %d, %d threads, particle radius "
+        "%.1f voxels, shifts to %.1f voxels, %s",
+        config.search.strategy, config.em.classes, config.em.symmetry, config.em.start,
+        config.em.seed, config.threads, em.radius_voxels, em.max_shift_voxels,
         "one common average" if config.em.folds == 1
         else f"{config.em.folds} folds (log-likelihoods are cross-validated)",
     )  # fmt: skip

@@ -10,9 +10,10 @@ import tomllib
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from faml.errors import ConfigurationError
+from faml.symmetry import point_group
 
 __all__ = [
     "PRESETS",
@@ -102,6 +103,9 @@ class EmConfig(_Section):
     seed: int = Field(default=0, ge=0)
     start: str = "random"
     """`random` orientations, plain `average`, the input `poses`, or an MRC file."""
+    symmetry: str = "C1"
+    """Point group of every class: C1, C2, ..., D2, ..., T, O, I, with RELION's axes (main axis on
+    Z). Averages are symmetrised, and each pose is searched in the asymmetric unit only."""
     start_lowpass_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Low-pass of the starting reference."""
     folds: int = Field(default=1, ge=1)
@@ -125,6 +129,14 @@ class EmConfig(_Section):
     """Largest Fourier radius used for alignment; None is the last shell below Nyquist."""
     chunk_size: int = Field(default=8, ge=1)
     """Particles per work item. Sums are taken chunk by chunk in a fixed order."""
+
+    @field_validator("symmetry")
+    @classmethod
+    def _known_symmetry(cls, name: str) -> str:
+        try:
+            return point_group(name).name
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
 
 
 class RunConfig(_Section):

@@ -60,11 +60,13 @@ def simulated(
     phantom_seeds=(0,),
     phantom=None,
     turns=None,
+    symmetry=None,
 ):
     """Particles ``y = W (R A) + noise`` made in Fourier space, with their truth.
 
     Noise has variance ``sigma^2 W``; the set reads volumes whose spectra are y. ``phantom`` holds
     further arguments of `blobs`; rotations are random unless ``turns``, (count, 3, 3), are given.
+    ``symmetry`` holds the rotations of a group that the phantom gets.
     """
     rng = np.random.default_rng(seed)
     half = np.ones((n, n, n // 2 + 1), np.float32) if weight is None else weight
@@ -74,7 +76,9 @@ def simulated(
     for i in range(count):
         label = i % len(phantom_seeds)
         move = rng.uniform(-shifts, shifts, 3)
-        clean = spectrum_of(blobs(n, turns[i], move, seed=phantom_seeds[label], **(phantom or {})))
+        copies = [np.eye(3)] if symmetry is None else symmetry
+        given = {"seed": phantom_seeds[label]} | (phantom or {})
+        clean = spectrum_of(sum(blobs(n, turns[i] @ copy, move, **given) for copy in copies))
         dirt = spectrum_of(rng.normal(scale=noise, size=(n, n, n)).astype(np.float32))
         volumes.append(volume_of((half * clean + np.sqrt(half) * dirt).astype(np.complex64), n))
         moves.append(move)

@@ -69,6 +69,10 @@ def run(
         str | None, typer.Option(help="robust (default), or paper (the published recipe).")
     ] = None,
     update: Annotated[str | None, typer.Option(help="M-step: ratio (default) or impute.")] = None,
+    symmetry: Annotated[
+        str | None,
+        typer.Option(help="C1 (default), C2, ..., D2, ..., T, O, I: axes as RELION's."),
+    ] = None,
     max_candidates: Annotated[
         int | None, typer.Option(help="Candidate poses per particle and class. Default: 50.")
     ] = None,
@@ -168,6 +172,7 @@ def run(
             "iterations": iterations,
             "seed": seed,
             "start": start,
+            "symmetry": symmetry,
             "start_lowpass_angstrom": start_lowpass,
             "update": update,
             "max_shell": max_shell,

@@ -49,6 +49,7 @@ from faml.references import References, band_limit
 from faml.strategies.base import SearchContext, Strategy, prepare
 from faml.strategies.fast_alignment import FastAlignment
 from faml.strategies.registry import create_strategy
+from faml.symmetry import point_group
 from faml.transforms.fourier import FourierGrid, fourier_grid, full_resolution_shell
 
 __all__ = ["EmRun", "Progress"]
@@ -104,6 +105,7 @@ class EmRun:
         self._reference = reference
         self._check()
         box = particles.box
+        self.symmetry = point_group(config.em.symmetry)
         self.max_shift_voxels = self._largest_shift()
         diameter = config.data.particle_diameter_angstrom
         self._mask: npt.NDArray[np.float32] | None = None
@@ -119,6 +121,7 @@ class EmRun:
             radius_voxels=self.radius_voxels,
             last_shell=last_shell(box, config.em),
             classes=config.em.classes,
+            symmetry=self.symmetry,
         )
         self._context = context
         self._strategy = create_strategy(config.search.strategy, context)
@@ -309,7 +312,7 @@ class EmRun:
             next_align_shell=following,
             log_likelihood=float(done.assignments.log_likelihoods.sum()),
             ssnr=step.ssnr,
-            changes=measure_changes(state.assignments, done.assignments),
+            changes=measure_changes(state.assignments, done.assignments, self.symmetry),
             empty_classes=step.empty_classes,
             stop_reason="",
             fold_models=fold_models,
@@ -339,6 +342,7 @@ class EmRun:
             config=self.config.em,
             weight_maximum=self._weight_maximum,
             mask=self._mask,
+            symmetry=self.symmetry,
             known_poses=known_poses,
         )
         with scipy.fft.set_workers(self.config.threads):  # lines of one transform: same result

@@ -16,6 +16,7 @@ from faml.config import EmConfig
 from faml.em.statistics import Statistics
 from faml.errors import InputDataError
 from faml.model import ZETA2_FLOOR, Model
+from faml.symmetry import PointGroup, point_group
 from faml.transforms.fourier import (
     BALL_RADIUS,
     FourierGrid,
@@ -27,6 +28,7 @@ from faml.transforms.fourier import (
     sum_over_shells,
     volume_of,
 )
+from faml.transforms.symmetrise import symmetrise_components, symmetrise_operator
 
 __all__ = ["CLASS_MASS_FLOOR", "MStep", "maximise", "soft_sphere"]
 
@@ -69,6 +71,7 @@ def maximise(
     *,
     weight_maximum: float,
     mask: npt.NDArray[np.float32] | None,
+    symmetry: PointGroup | None = None,
     known_poses: bool = False,
     fixed_power: npt.NDArray[np.float64] | None = None,
     fixed_noise: npt.NDArray[np.float64] | None = None,
@@ -87,6 +90,9 @@ def maximise(
         Largest W of the data, for `impute`.
     mask : (n, n, n) float32 or None
         Multiplied onto each average; its complement is solvent.
+    symmetry : PointGroup, optional
+        Of every average: the sums are averaged over it, whose noise then is that of as many times
+        the data.
     known_poses : bool
         The old average is empty and the poses are right: noise is what the new one leaves over.
     fixed_power : (K, S) float64, optional
@@ -99,6 +105,8 @@ def maximise(
     InputDataError
         An average is not finite.
     """
+    symmetry = symmetry or point_group("C1")
+    copies = symmetry.order
     fractions = np.maximum(sums.class_mass, 1e-6 * sums.particles)
     volumes = old.volumes.copy()
     power = old.signal_power.copy()
@@ -108,20 +116,19 @@ def maximise(
         for k in range(old.classes)
         if sums.class_mass[k] >= min(CLASS_MASS_FLOOR, 0.5 * sums.particles)
     ]
-    systems = {
-        k: (
-            half_cube_adjoint(sums.numerator[k], grid).astype(np.complex128),
-            NormalOperator(sums.denominator[k], grid),
-        )
-        for k in filled
-    }
+    systems = {k: _system(sums, k, grid, symmetry) for k in filled}
     if fixed_noise is not None:
         noise = fixed_noise
     else:
-        explained = _explained(systems.values(), grid) if known_poses else None
+        explained = _explained(systems.values(), grid, copies) if known_poses else None
         noise = _noise_variance(sums, old, grid, config, explained)
     for k, (numerator, operator) in systems.items():
-        power[k], ssnr[k] = _signal(numerator, operator.diagonal, noise, old.signal_power[k], grid)
+        left = noise / copies
+        # A symmetric numerator is confined: noise beyond the ball is not in it any more.
+        dirt = left * (operator.ball_share if copies > 1 else 1.0)
+        power[k], ssnr[k] = _signal(
+            numerator, operator.diagonal, left, dirt, old.signal_power[k], grid
+        )
         if fixed_power is not None:
             power[k] = fixed_power[k]
         if config.update == "impute":
@@ -130,8 +137,11 @@ def maximise(
             step = (operator.confine(numerator) - operator(before)) / full
             average = operator.confine(before + step)
         else:
-            prior = (noise / np.maximum(power[k], 1e-30))[grid.shells]
+            prior = (left / np.maximum(power[k], 1e-30))[grid.shells]
             average = _wiener(operator, prior, numerator, grid, mask)
+        if copies > 1:
+            # Turned operators are not quite symmetric: what that does to the solution goes.
+            average = symmetrise_components(average, symmetry.rotations, grid)
         volumes[k] = finish_volume(volume_of(grid.put(average), grid.box), mask)
         if not np.isfinite(volumes[k]).all():
             raise InputDataError(
@@ -148,20 +158,40 @@ def maximise(
     return MStep(model, ssnr, tuple(k for k in range(old.classes) if k not in systems))
 
 
+def _system(
+    sums: Statistics, class_index: int, grid: FourierGrid, symmetry: PointGroup
+) -> tuple[npt.NDArray[np.complex128], NormalOperator]:
+    """Right and left side of one class' equation: turned-back data, and how they were seen."""
+    operator = NormalOperator(sums.denominator[class_index], grid)
+    numerator = half_cube_adjoint(sums.numerator[class_index], grid).astype(np.complex128)
+    if symmetry.order == 1:
+        return numerator, operator
+    turned = symmetrise_components(operator.confine(numerator), symmetry.rotations, grid)
+    return turned, symmetrise_operator(operator, symmetry.rotations, grid)
+
+
 def _explained(
-    systems: Iterable[tuple[npt.NDArray[np.complex128], NormalOperator]], grid: FourierGrid
+    systems: Iterable[tuple[npt.NDArray[np.complex128], NormalOperator]],
+    grid: FourierGrid,
+    copies: int,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Power per shell that averages take from the data, and the components they have for it."""
+    """Power per shell that averages take from the data, and the components they have for it.
+
+    ``copies`` components of a symmetric average are one, and its numerator is confined.
+    """
     top = grid.sum_shell + 1
+    share = 1.0
     power, free = np.zeros(top), np.zeros(top)
     for numerator, operator in systems:
+        if copies > 1:
+            share = operator.ball_share / copies
         weight = operator.diagonal
         mean = sum_over_shells(grid.shells, grid.multiplicity * weight, top) / grid.shell_counts
         seen = weight > np.maximum(_COVERAGE_FLOOR * mean, 1e-30)[grid.shells]
         taken = grid.multiplicity[seen] * np.abs(numerator[seen]) ** 2 / weight[seen]
         power += sum_over_shells(grid.shells[seen], taken, top)
         free += sum_over_shells(grid.shells[seen], grid.multiplicity[seen], top)
-    return power, free
+    return power, free * share
 
 
 def _noise_variance(
@@ -201,10 +231,13 @@ def _signal(
     numerator: npt.NDArray[np.complexfloating],
     denominator: npt.NDArray[np.float64],
     noise: npt.NDArray[np.float64],
+    dirt: npt.NDArray[np.float64],
     old_power: npt.NDArray[np.float64],
     grid: FourierGrid,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Prior power tau^2 and SSNR per shell.
+
+    ``dirt`` is the noise that the numerator has left of ``noise``.
 
     To the extent that the normal operator is its diagonal, the numerator is ``den A`` plus noise
     of variance ``sigma^2 den``, so ``tau^2 = sum (|num|^2 - sigma^2 den) / sum den^2`` is unbiased
@@ -223,7 +256,7 @@ def _signal(
     least = _WEIGHT_FLOOR * float(mean_weight.max())
     mean_weight = np.maximum(mean_weight, max(least, 1e-30))
     squares = np.maximum(per_shell(denominator**2), counts * mean_weight**2)
-    excess = per_shell(np.abs(numerator) ** 2) - noise[:top] * weights
+    excess = per_shell(np.abs(numerator) ** 2) - dirt[:top] * weights
     measured = np.where(weights > counts * least, excess / squares, 0.0)
     floor = _SSNR_FLOOR * noise[:top] / mean_weight
     power = old_power.copy()

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from faml.config import EmConfig
-from faml.conventions import rotation_angle_deg
 from faml.em.state import Assignments, Changes, State
+from faml.symmetry import PointGroup
 from faml.transforms.fourier import full_resolution_shell
 
 __all__ = [
@@ -97,9 +97,9 @@ def _blind(config: EmConfig) -> bool:
     return config.start in BLIND_STARTS
 
 
-def measure_changes(before: Assignments, after: Assignments) -> Changes:
-    """Median movement of the most probable poses."""
-    angles = rotation_angle_deg(before.rotations, after.rotations)
+def measure_changes(before: Assignments, after: Assignments, symmetry: PointGroup) -> Changes:
+    """Median movement of the most probable poses; one to an equivalent pose is none."""
+    angles = symmetry.angles_deg(before.rotations, after.rotations)
     shifts = np.linalg.norm(before.translations - after.translations, axis=1)
     return Changes(
         median_angle_deg=float(np.median(angles)),

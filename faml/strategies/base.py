@@ -6,7 +6,7 @@ in the group ``faml.strategies``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from faml.config import SearchConfig
 from faml.particles.view import Particle, Pose
 from faml.references import References
+from faml.symmetry import PointGroup, point_group
 
 __all__ = ["Candidates", "PoseSupport", "Proposal", "SearchContext", "Strategy", "prepare"]
 
@@ -108,6 +109,8 @@ class SearchContext:
         Largest Fourier shell of the E-step in this run.
     classes : int
         K.
+    symmetry : PointGroup
+        Of every class: poses outside its asymmetric unit need not be searched.
     """
 
     config: SearchConfig
@@ -117,6 +120,7 @@ class SearchContext:
     radius_voxels: float
     last_shell: int
     classes: int
+    symmetry: PointGroup = field(default_factory=lambda: point_group("C1"))
 
 
 class Proposal(Protocol):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.transform import Rotation
 from scipy.special import logsumexp
 
 from faml.particles.view import Particle
@@ -87,7 +88,7 @@ class Exhaustive:
         """See `Strategy`."""
         config = self._config
         grid = self._grid(references)
-        inside = None
+        inside, unit = self._unit(references, grid)
         if config.local_angle_deg is not None:
             inside = self._inside(particle, grid.quaternions)
         found = PhasedSearch(references, grid).best_poses(particle, config.max_poses, inside)
@@ -103,13 +104,33 @@ class Exhaustive:
             cells = self._halved(particle, references, grid, first)
         while cells.level < config.oversampling and _effective(cells) < _EFFECTIVE_POSES:
             cells = self._halved(particle, references, grid, cells.best(_PARENTS))
-        return self._support(cells, grid, covered)
+        return self._support(cells, grid, covered, unit)
 
     def _grid(self, references: References) -> PoseGrid:
         return references.shared(
             "exhaustive",
             lambda: pose_grid(self._context, references.grid.align_shell),
         )
+
+    def _unit(
+        self, references: References, grid: PoseGrid
+    ) -> tuple[npt.NDArray[np.bool_] | None, float]:
+        """Which rotations of level 0 lie in the asymmetric unit, (B, G, G), and their share of all.
+
+        A grid that the group does not take to itself holds a little more or less than 1 / G.
+        """
+        symmetry = self._context.symmetry
+        if symmetry.order == 1 or self._config.local_angle_deg is not None:
+            return None, 1.0
+
+        def make() -> tuple[npt.NDArray[np.bool_], float]:
+            matrices = Rotation.from_quat(grid.quaternions.reshape(-1, 4)).as_matrix()
+            inside = symmetry.in_unit(matrices).reshape(grid.shape)
+            volumes = np.exp(grid.log_volumes(np.arange(grid.shape[0])[:, None], 0))
+            share = (volumes * inside.mean(axis=(1, 2))).sum() / volumes.sum()
+            return inside, float(share)
+
+        return references.shared("asymmetric unit", make)
 
     def _inside(
         self, particle: Particle, quaternions: npt.NDArray[np.floating]
@@ -191,8 +212,11 @@ class Exhaustive:
         )
         return _Cells(level, classes, cells, squared, log_joint)
 
-    def _support(self, cells: _Cells, grid: PoseGrid, covered: float) -> PoseSupport:
-        """The cells that hold the mass, standing for all of it."""
+    def _support(self, cells: _Cells, grid: PoseGrid, covered: float, unit: float) -> PoseSupport:
+        """The cells that hold the mass, standing for all of it and for all equivalents.
+
+        ``covered`` is the share of the posterior that was looked at, ``unit`` that of rotations.
+        """
         best = cells.best(self._config.max_poses)
         log_total = float(logsumexp(cells.log_joint))
         mass = np.cumsum(np.exp(best.log_joint - log_total))
@@ -203,7 +227,7 @@ class Exhaustive:
             classes=kept.classes,
             rotations=grid.matrices(kept.cells[:, :3], kept.level),
             translations=grid.shifts(kept.cells[:, 3:], kept.level),
-            log_volumes=grid.log_volumes(kept.cells, kept.level) - math.log(share),
+            log_volumes=grid.log_volumes(kept.cells, kept.level) - math.log(share * unit),
             squared_residuals=kept.squared_residuals,
             mass=share,
         )

@@ -29,8 +29,11 @@ class VoronoiWeights:
     def __init__(self, context: SearchContext) -> None:
         config = context.config
         rng = np.random.default_rng(np.random.SeedSequence([context.seed, _STREAM]))
-        rotations = random_rotations(config.voronoi_samples, rng, config.voronoi_measure)
-        self._quaternions = np.ascontiguousarray(rotations.as_quat().T, dtype=np.float32)
+        samples = random_rotations(config.voronoi_samples, rng, config.voronoi_measure)
+        # Both samples and candidates in the asymmetric unit: a cell is shared by all equivalents.
+        self._symmetry = context.symmetry
+        samples = self._symmetry.representatives(samples.as_matrix())
+        self._quaternions = np.ascontiguousarray(to_quaternions(samples).T, dtype=np.float32)
         self._cube = rng.random((3, config.voronoi_samples)).astype(np.float32)
         self._with_volume = config.voronoi_volume == "region"
 
@@ -62,7 +65,7 @@ class VoronoiWeights:
         voronoi_counts(
             self._quaternions,
             shifts.astype(np.float32),
-            to_quaternions(rotations).astype(np.float32),
+            to_quaternions(self._symmetry.representatives(rotations)).astype(np.float32),
             translations.astype(np.float32),
             SHIFT_WEIGHT,
             counts,

@@ -67,7 +67,8 @@ class _GlobalProposal(ABC):
     def _highest(
         self, score: npt.NDArray[np.float32], plan: SO3Correlation
     ) -> npt.NDArray[np.float64]:
-        peaks, _ = plan.peaks(score, self._limit, _SEPARATION_STEPS * plan.spacing_rad)
+        separation = _SEPARATION_STEPS * plan.spacing_rad
+        peaks, _ = plan.peaks(score, self._limit, separation, self._context.symmetry)
         return peaks.as_matrix().reshape(-1, 3, 3)
 
     def _around(

@@ -168,6 +168,11 @@ class FourierGrid:
         spectrum.reshape(-1)[self.indices] = values
         return spectrum
 
+    def cropped_volume(self, values: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.float32]:
+        """Centred volume in the box of `work_edge`, (m, m, m) float32; `irfftn` unscaled."""
+        cropped = _embed(values.astype(np.complex64), self)
+        return scipy.fft.fftshift(scipy.fft.irfftn(cropped, s=(self.work_edge,) * 3))
+
 
 @lru_cache(maxsize=8)
 def fourier_grid(box: int, align_shell: int, sum_shell: int) -> FourierGrid:
@@ -255,8 +260,7 @@ def padded_half_cube(
         q = ``grid.padded_reach``; grid step 1/(2n).
     """
     edge = grid.work_edge
-    cropped = _embed(grid.take(spectrum), grid)
-    volume = _apply_compensation(scipy.fft.fftshift(scipy.fft.irfftn(cropped, s=(edge,) * 3)))
+    volume = _apply_compensation(grid.cropped_volume(grid.take(spectrum)))
     big = np.zeros((2 * edge,) * 3, dtype=np.float32)
     start = edge - edge // 2
     big[start : start + edge, start : start + edge, start : start + edge] = volume
@@ -310,13 +314,21 @@ class NormalOperator:
     weight_sum : (P,) float64
         ``sum P R^-1 W`` at ``grid.weight_points``, gathered from `padded_weight`.
     grid : FourierGrid
+
+    Attributes
+    ----------
+    weights : (P,) float64
+        As given.
+    spectrum : (2m, 2m, m + 1) float32
+        The same on the twofold padded grid, m = ``grid.work_edge``.
     """
 
     def __init__(self, weight_sum: npt.NDArray[np.float64], grid: FourierGrid) -> None:
         self._grid = grid
+        self.weights = weight_sum
         edge = grid.work_edge
-        self._spectrum = np.zeros((2 * edge, 2 * edge, edge + 1), dtype=np.float32)
-        flat = self._spectrum.reshape(-1)
+        self.spectrum = np.zeros((2 * edge, 2 * edge, edge + 1), dtype=np.float32)
+        flat = self.spectrum.reshape(-1)
         distances = grid_distances(scipy.fft.fftfreq(edge))
         self._ball = raised_cosine(distances, BALL_RADIUS, _BALL_NONE).astype(np.float32)
         flat[_flat_indices(grid.weight_points, 2 * edge)] = weight_sum
@@ -326,8 +338,13 @@ class NormalOperator:
         """Weight at the points of the grid, (J,) float64."""
         flat = _flat_indices(2.0 * self._grid.points, 2 * self._grid.work_edge)
         # Spectra of cut off spread functions ring; where there is no weight, also below zero.
-        values: npt.NDArray[np.float64] = self._spectrum.reshape(-1)[flat].astype(np.float64)
+        values: npt.NDArray[np.float64] = self.spectrum.reshape(-1)[flat].astype(np.float64)
         return np.maximum(values, 0.0)
+
+    @property
+    def ball_share(self) -> float:
+        """Share of white noise in the box that `confine` leaves."""
+        return float(np.square(self._ball, dtype=np.float64).mean())
 
     def confine(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
         """Only what lies in the ball that the box holds; (J,) complex128.
@@ -343,7 +360,7 @@ class NormalOperator:
         big = np.zeros((2 * edge,) * 3, dtype=np.float32)
         inner = (slice(edge - edge // 2, edge - edge // 2 + edge),) * 3
         big[inner] = scipy.fft.fftshift(self._volume(values) * self._ball)
-        turned = scipy.fft.irfftn(scipy.fft.rfftn(big) * self._spectrum, s=(2 * edge,) * 3)
+        turned = scipy.fft.irfftn(scipy.fft.rfftn(big) * self.spectrum, s=(2 * edge,) * 3)
         return self._components(scipy.fft.ifftshift(turned[inner]))
 
     def _volume(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.float32]:

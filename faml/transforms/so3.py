@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from faml.kernels.peaks import local_maxima, refine_peaks, suppress_near
 from faml.kernels.so3 import cross_coefficients, fill_correlation
+from faml.symmetry import PointGroup
 from faml.transforms.fourier import even_fast_length
 from faml.transforms.tables import wigner_table
 
@@ -128,7 +129,11 @@ class SO3Correlation:
         return np.stack([alpha, beta, gamma], axis=1)
 
     def peaks(
-        self, score: npt.NDArray[np.float32], limit: int, separation_rad: float
+        self,
+        score: npt.NDArray[np.float32],
+        limit: int,
+        separation_rad: float,
+        symmetry: PointGroup | None = None,
     ) -> tuple[Rotation, npt.NDArray[np.float64]]:
         """Best local maxima of a score, refined below grid spacing and kept apart.
 
@@ -140,6 +145,8 @@ class SO3Correlation:
             At most so many.
         separation_rad : float
             Smallest rotation angle between two of them.
+        symmetry : PointGroup, optional
+            Equivalent peaks ``R S`` count once, by the one in the asymmetric unit.
 
         Returns
         -------
@@ -156,11 +163,14 @@ class SO3Correlation:
         flat = found[:count]
         values = score.reshape(-1)[flat]
         # The pool is larger than the limit because suppression will thin it.
-        order = np.argsort(-values, kind="stable")[: 8 * limit]
+        pool = 8 * limit * (1 if symmetry is None else symmetry.order)
+        order = np.argsort(-values, kind="stable")[:pool]
         flat, values = flat[order], values[order]
         steps = np.empty((len(flat), 3))
         refine_peaks(score, flat, steps)
         rotations = Rotation.from_euler("ZYZ", self.angles(steps))
+        if symmetry is not None and symmetry.order > 1:
+            rotations = Rotation.from_matrix(symmetry.representatives(rotations.as_matrix()))
         kept = np.empty(limit, dtype=np.int64)
         number = suppress_near(rotations.as_quat(), separation_rad, limit, kept)
         chosen = kept[:number]
