@@ -33,23 +33,20 @@ from faml.io.atomic import write_text_atomic
 from faml.io.checkpoint import HDF5Checkpoint, StoredRun, read_run, software_versions
 from faml.io.dataset import Dataset, open_particles
 from faml.io.mrc import read_volume
-from faml.io.output import (
-    CHECKPOINT_NAME,
-    ParticleResults,
-    prepare_output_directory,
-    write_class_averages,
-    write_particles,
-)
+from faml.io.output import CHECKPOINT_NAME, prepare_output_directory
 from faml.particles import ParticleSet
-from faml.report.slices import write_class_slices
+from faml.results import HalfResults, draw_classes, write_half_results, write_results
 
 __all__ = ["CHECKPOINT_NAME", "RunResult", "iterate", "resume", "run", "run_config"]
 
 _LOG = logging.getLogger("faml")
 _CONFIG_NAME = "config.toml"
 _SMALLEST_SHELL = 2
+_MASKS = ("sphere", "auto")
 _REFERENCE_VOXEL = 0.01
 """Relative difference of voxel sizes from which a reference is suspicious."""
+_MASK_ROUNDING = 1e-3
+_SMALLEST_MASK = 1e-4
 _SAME_VOXEL = 1e-4
 """Headers hold voxel sizes in single precision; more than this is another voxel size."""
 
@@ -69,6 +66,8 @@ class RunResult:
     maps : tuple of K Path
     star : Path
     warnings : tuple of str
+    halves : HalfResults or None
+        Resolution and half-maps, where there are half-sets.
     """
 
     config: RunConfig
@@ -77,6 +76,7 @@ class RunResult:
     maps: tuple[Path, ...]
     star: Path
     warnings: tuple[str, ...]
+    halves: HalfResults | None = None
 
 
 def run(
@@ -143,7 +143,8 @@ def run_config(
         config = _with_resolution(config, particles, max_resolution_angstrom)
     _check_poses(config, particles)
     reference, warnings = _reference(config, particles)
-    em = EmRun(particles, config, reference=reference, progress=progress)
+    mask = _mask(config, particles)
+    em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
     directory = prepare_output_directory(config.output, dataset.files)
     write_text_atomic(directory / _CONFIG_NAME, _config_text(em))
     warnings = (*warnings, *_unused_poses(config, particles))
@@ -190,7 +191,8 @@ def resume(
     state = stored.state
     if iterations is not None and iterations > state.iteration:
         state = replace(state, stop_reason="")
-    em = EmRun(particles, config, reference=reference, progress=progress)
+    mask = _mask(config, particles)
+    em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
     with _logged(folder):
         write_text_atomic(folder / _CONFIG_NAME, _config_text(em))
         _LOG.info("resumed after iteration %d", state.iteration)
@@ -242,40 +244,24 @@ def _carry_out(
             for state in em.states(resume_from):
                 checkpoint.save(state)
                 _log_state(state, dataset, em.config.search.posterior_mass)
-                _draw(directory / "slices" / f"iteration_{state.iteration:03d}.png", state, dataset)
+                draw_classes(
+                    directory / "slices" / f"iteration_{state.iteration:03d}.png", state, dataset
+                )
                 if on_state is not None:
                     on_state(state, dataset)
             last = checkpoint.last()
             _LOG.info(last.stop_reason or f"stopped after {last.iteration} iterations")
             final = em.finish(last)
-        maps, star = _write_results(final, dataset, directory)
-        _draw(directory / "slices.png", final, dataset)
+        maps, star = write_results(final, dataset, directory, em.halves)
+        halves = None
+        if em.config.em.half_sets:
+            mask = None if em.config.em.mask == "auto" else em.mask
+            halves = write_half_results(final, dataset, directory, mask, em.config.em.b_factor)
+        draw_classes(directory / "slices.png", final, dataset)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_interrupted(checkpoint, dataset, directory)) from error
-    every = (*dataset.warnings, *warnings)
-    return RunResult(em.config, final, directory, maps, star, every)
-
-
-def _write_results(
-    state: State, dataset: Dataset, directory: Path
-) -> tuple[tuple[Path, ...], Path]:
-    """Class averages and ``particles.star``; their paths."""
-    maps = write_class_averages(
-        directory, state.model.volumes, dataset.particles.voxel_size_angstrom
-    )
-    found = state.assignments
-    star = write_particles(
-        directory,
-        dataset,
-        ParticleResults(
-            classes=found.classes,
-            rotations=found.rotations,
-            translations=found.translations,
-            probabilities=found.probabilities,
-            log_likelihoods=found.log_likelihoods,
-        ),
-    )
-    return maps, star
+    every = (*dataset.warnings, *warnings, *(halves.warnings if halves else ()))
+    return RunResult(em.config, final, directory, maps, star, every, halves)
 
 
 def _interrupted(checkpoint: HDF5Checkpoint, dataset: Dataset, directory: Path) -> str:
@@ -287,7 +273,7 @@ def _interrupted(checkpoint: HDF5Checkpoint, dataset: Dataset, directory: Path) 
     else:
         last = checkpoint.last()
         with suppress(OutputError):  # the checkpoint is what counts
-            _write_results(last, dataset, directory)
+            write_results(last, dataset, directory)
         message = (
             f"interrupted; iteration {last.iteration} is kept; continue with: "
             f"faml resume {directory}"
@@ -304,6 +290,8 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     em = config.em
     if em.start not in REFERENCE_FREE_STARTS and Path(em.start).expanduser().exists():
         em = em.model_copy(update={"start": _absolute(em.start)})
+    if em.mask not in _MASKS and Path(em.mask).expanduser().exists():
+        em = em.model_copy(update={"mask": _absolute(em.mask)})
     return config.model_copy(update={"data": data, "em": em, "output": _absolute(config.output)})
 
 
@@ -391,21 +379,33 @@ def _reference(
     )
 
 
-def _draw(path: Path, state: State, dataset: Dataset) -> None:
-    """Central slices; a picture that cannot be written is no reason to stop."""
-    size = dataset.particles.voxel_size_angstrom
-    fractions = state.model.class_fractions
-    try:
-        write_class_slices(
-            path,
-            state.model.volumes,
-            size,
-            title=f"iteration {state.iteration}, "
-            f"aligned to {dataset.particles.box * size / state.align_shell:.1f} Å",
-            labels=[f"class {k + 1}: {100 * f:.0f} %" for k, f in enumerate(fractions)],
+def _mask(config: RunConfig, particles: ParticleSet) -> npt.NDArray[np.float32] | None:
+    """The mask of a file, if there is one."""
+    name = config.em.mask
+    if name in _MASKS:
+        return None
+    path = Path(name)
+    if not path.exists() and path.suffix.lower() not in (".mrc", ".map"):
+        raise ConfigurationError(
+            f"unknown mask {name!r}; expected {', '.join(_MASKS)} or the path of an MRC file"
         )
-    except OutputError as error:
-        _LOG.warning("no picture of iteration %d: %s", state.iteration, error)
+    mask = read_volume(path).values
+    expected = (particles.box,) * 3
+    if mask.shape != expected:
+        raise InputDataError(
+            f"mask {name}: expected the particles' box {expected}, found {mask.shape}; rescale it"
+        )
+    low, high = float(mask.min()), float(mask.max())
+    if low < -_MASK_ROUNDING or high > 1.0 + _MASK_ROUNDING:
+        raise InputDataError(
+            f"mask {name}: expected values from 0 to 1, found {low:g} to {high:g}; rescale it"
+        )
+    if not mask.mean() > _SMALLEST_MASK:
+        raise InputDataError(
+            f"mask {name}: expected a part of the box to be 1, found a mean of {mask.mean():g}; "
+            "give another mask"
+        )
+    return np.clip(mask, 0.0, 1.0)
 
 
 def _config_text(em: EmRun) -> str:

@@ -111,6 +111,17 @@ class EmConfig(_Section):
     folds: int = Field(default=1, ge=1)
     """Parts of the particles, each aligned to the average of the others, so that no particle sees
     its own noise; 1 is one common average."""
+    mask: str = "sphere"
+    """Where averages may have structure: `sphere` (of the particle's diameter, where it is given),
+    `auto` (also each average's own soft outline), or an MRC file."""
+    half_sets: bool = False
+    """Two halves of the particles that never see each other. Their FSC drives the resolution, and
+    is the map's (gold standard)."""
+    split_by: Literal["particle", "tomogram"] = "particle"
+    """What is drawn at random for `half_sets`."""
+    b_factor: float | None = Field(default=None, ge=-5000, le=5000, allow_inf_nan=False)
+    """Angstrom^2 by which the final map of `half_sets` is sharpened (negative) or blurred. None
+    measures it where the resolution allows."""
     update: Literal["ratio", "impute"] = "ratio"
     """M-step: direct maximiser with a Wiener prior, or the paper's Eq. 10."""
     noise: Literal["shell", "scalar"] = "shell"

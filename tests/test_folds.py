@@ -91,7 +91,7 @@ def test_a_particle_does_not_enter_its_own_reference(start):
     particles = particles_of()
     volumes = particles.volumes.arrays.copy()
     run = run_of(particles, start=start)
-    fold = next(f for f, members in enumerate(run._groups) if 4 in members)
+    fold = next(f for f, members in enumerate(run._groups.members) if 4 in members)
     volumes[4] = volumes[4].std() * np.random.default_rng(0).normal(size=(16, 16, 16))
     changed = replace(particles, volumes=MemoryReader(volumes))
     before, after = (next(iter(run_of(p, start=start).states())) for p in (particles, changed))

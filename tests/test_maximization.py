@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from faml.config import EmConfig, build_config
 from faml.em.expectation import accumulate, posterior
 from faml.em.loop import EmRun
-from faml.em.maximization import finish_volume, maximise, soft_sphere
+from faml.em.maximization import finish_volume, maximise
 from faml.em.statistics import Statistics
 from faml.metrics.fsc import pearson
 from faml.model import ZETA2_FLOOR
@@ -22,6 +22,7 @@ from faml.particles.view import ParticleViews, Pose
 from faml.references import References
 from faml.strategies.base import PoseSupport
 from faml.transforms.fourier import fourier_grid
+from faml.transforms.masks import soft_sphere
 from faml.transforms.rotations import rotations_within
 
 EPS = float(np.finfo(np.float32).eps)

@@ -83,6 +83,26 @@ def run(
         int | None,
         typer.Option(help="Align each of F parts to the average of the others. Default: 1."),
     ] = None,
+    half_sets: Annotated[
+        bool | None,
+        typer.Option(
+            "--half-sets/--no-half-sets",
+            help="Two independent halves: gold-standard FSC, half-maps, sharpened map.",
+            show_default=False,
+        ),
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option("--split-by", help="What half-sets draw: particle (default) or tomogram."),
+    ] = None,
+    b_factor: Annotated[
+        float | None,
+        typer.Option("--b-factor", help="Angstrom^2, negative sharpens. Default: measured."),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(help="sphere (default, of the diameter), auto (soft outline) or an MRC file."),
+    ] = None,
     angular_step: Annotated[
         float | None,
         typer.Option(
@@ -177,6 +197,10 @@ def run(
             "update": update,
             "max_shell": max_shell,
             "folds": folds,
+            "half_sets": half_sets,
+            "split_by": split_by,
+            "b_factor": b_factor,
+            "mask": mask,
         },
     )
     _run(settings, output, max_resolution, quiet=quiet)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
 from faml.config import EmConfig, RunConfig
 from faml.conventions import FloatArray
@@ -23,25 +21,27 @@ from faml.em.expectation import (
     ParticleResult,
     shell_power,
 )
-from faml.em.folds import split_into_folds, with_averages_of
-from faml.em.maximization import MStep, maximise, soft_sphere
+from faml.em.groups import Estimates, Groups
+from faml.em.halves import agreement, assignments_in_frame, in_frame, split_into_halves
+from faml.em.maximization import maximise
 from faml.em.passes import FixedPose, Pass, Search, collect, in_order
 from faml.em.schedule import (
     BLIND_STARTS,
     LOOK_AHEAD,
-    SSNR_NEEDED,
     classes_balanced,
     exploration,
     first_align_shell,
     last_shell,
     measure_changes,
     next_shell,
+    ssnr_needed,
     stop_reason,
 )
 from faml.em.start import REFERENCE_FREE_STARTS, fixed_assignments, start_assignments
 from faml.em.state import Assignments, State
 from faml.em.statistics import Statistics
 from faml.errors import ConfigurationError, InputDataError
+from faml.metrics.fsc import ssnr_of_fsc
 from faml.model import ZETA2_FLOOR, Model
 from faml.particles import ParticleSet
 from faml.particles.view import ParticleViews, Pose
@@ -51,6 +51,7 @@ from faml.strategies.fast_alignment import FastAlignment
 from faml.strategies.registry import create_strategy
 from faml.symmetry import point_group
 from faml.transforms.fourier import FourierGrid, fourier_grid, full_resolution_shell
+from faml.transforms.masks import soft_sphere
 
 __all__ = ["EmRun", "Progress"]
 
@@ -68,6 +69,10 @@ _SHIFT_MARGIN_VOXELS = 2.0
 _SHIFT_ROUNDING_VOXELS = 1e-3  # of shifts written to a file and read again
 _MASK_EDGE_VOXELS = 3.0
 _REFERENCE_PASSES = 3
+_NO_PRIOR = 1e30
+"""Signal power that leaves a solution to the data."""
+_FRAME_SHIFT = 0.05
+"""How far apart the frames of two half-sets are searched, as a fraction of the box."""
 _BALANCE_SAMPLE = 96
 """Particles that decide the class fractions of balanced iterations."""
 _BALANCE_STREAM = 0xBA1A  # tells the sample's random stream from the particles'
@@ -83,6 +88,8 @@ class EmRun:
     config : RunConfig
     reference : (n, n, n) float32 or None
         For a start from a reference; its grey scale does not matter.
+    mask : (n, n, n) float32 or None
+        0 to 1; for a mask from a file.
     progress : Progress or None
 
     Raises
@@ -97,6 +104,7 @@ class EmRun:
         config: RunConfig,
         *,
         reference: npt.NDArray[np.float32] | None = None,
+        mask: npt.NDArray[np.float32] | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.particles = particles
@@ -108,11 +116,12 @@ class EmRun:
         self.symmetry = point_group(config.em.symmetry)
         self.max_shift_voxels = self._largest_shift()
         diameter = config.data.particle_diameter_angstrom
-        self._mask: npt.NDArray[np.float32] | None = None
+        self._mask = mask
         self.radius_voxels = _DEFAULT_RADIUS * box
         if diameter is not None:
             self.radius_voxels = 0.5 * diameter / particles.voxel_size_angstrom
-            self._mask = soft_sphere(box, self.radius_voxels, _MASK_EDGE_VOXELS)
+            if mask is None:
+                self._mask = soft_sphere(box, self.radius_voxels, _MASK_EDGE_VOXELS)
         context = SearchContext(
             config=config.search,
             box=box,
@@ -128,12 +137,13 @@ class EmRun:
         self._weight_maximum = max(
             float(particles.weight(int(w)).max()) for w in np.unique(particles.weight_index)
         )
-        self._groups = split_into_folds(
-            len(particles), config.em.folds, config.em.seed, blind=config.em.start in BLIND_STARTS
+        self._blind = config.em.start in BLIND_STARTS
+        halves: tuple[npt.NDArray[np.int64], ...] = (np.arange(len(particles)),)
+        if config.em.half_sets:
+            halves = split_into_halves(len(particles), config.em.seed, self._tomograms())
+        self._groups = Groups(
+            len(particles), halves, config.em.folds, config.em.seed, blind=self._blind
         )
-        self._group_of = np.empty(len(particles), dtype=np.int64)
-        for group, members in enumerate(self._groups):
-            self._group_of[members] = group
 
     def _check(self) -> None:
         box = self.particles.box
@@ -157,6 +167,17 @@ class EmRun:
                 f"reference {em.start}: expected the particles' box {(box,) * 3}, found "
                 f"{self._reference.shape}; rescale it"
             )
+
+    def _tomograms(self) -> npt.NDArray[np.int64] | None:
+        """What half-sets are split by, beyond particles."""
+        if self.config.em.split_by == "particle":
+            return None
+        if self.particles.tomograms is None:
+            raise InputDataError(
+                "--split-by tomogram: expected a STAR file with rlnTomoName or rlnMicrographName, "
+                "found none; leave it out"
+            )
+        return self.particles.tomograms
 
     def _largest_shift(self) -> float:
         """Largest |t| to search; reaches every input pose where the run begins from them."""
@@ -184,6 +205,16 @@ class EmRun:
             )
         return limit
 
+    @property
+    def halves(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """Particles of each half-set; those of all, as one, without."""
+        return self._groups.halves
+
+    @property
+    def mask(self) -> npt.NDArray[np.float32] | None:
+        """What averages are multiplied by, (n, n, n) float32."""
+        return self._mask
+
     # ------------------------------------------------------------------ states
 
     def states(self, resume_from: State | None = None) -> Iterator[State]:
@@ -208,7 +239,7 @@ class EmRun:
         Poses are those of one more E-step at the final resolution, around the last ones and with
         sums over all shells.
         """
-        if state.iteration == 0:
+        if state.iteration == 0 and not self.config.em.half_sets:
             return state
         full = full_resolution_shell(self.particles.box)
         return self._iterate(replace(state, stop_reason=""), sum_shell=full, keep=state)
@@ -224,29 +255,34 @@ class EmRun:
         if self._reference is not None:
             assignments = self._align_to_reference(self._reference, model, grid, assignments)
         done = self._pass((model,), grid, FixedPose(self._context), assignments, 0)
-        blind = em.start in BLIND_STARTS
-        step, fold_models = self._maximise(done, model, (), grid, known_poses=not blind)
+        found = self._maximise(done, model, (), (), grid, known_poses=not self._blind)
+        found, assignments, fsc = self._in_one_frame(
+            found, done.assignments, align_shell, one_frame=not self._blind
+        )
+        ssnr = self._ssnr(found, fsc)
         following = align_shell
-        if not blind and em.march:
+        if not self._blind and em.march:
             # Given poses were not fitted to this noise, so every shell's SSNR is honest; those
             # from a reference were, up to its low-pass.
-            best = step.ssnr.max(axis=0)[1:]
-            reached = int(np.cumprod(best > SSNR_NEEDED).sum())
+            best = ssnr.max(axis=0)[1:]
+            reached = int(np.cumprod(best > ssnr_needed(em)).sum())
             limited = self._reference is not None or em.start_lowpass_angstrom is not None
             top = align_shell if limited else last_shell(box, em)
             following = min(max(first_align_shell(box, self.radius_voxels, em), reached), top)
         return State(
             iteration=0,
-            model=step.model,
-            assignments=done.assignments,
+            model=found.step.model,
+            assignments=assignments,
             align_shell=align_shell,
             next_align_shell=following,
-            log_likelihood=float(done.assignments.log_likelihoods.sum()),
-            ssnr=step.ssnr,
+            log_likelihood=float(assignments.log_likelihoods.sum()),
+            ssnr=ssnr,
             changes=None,
-            empty_classes=step.empty_classes,
+            empty_classes=found.step.empty_classes,
             stop_reason="",
-            fold_models=fold_models,
+            fold_models=found.references,
+            half_models=found.halves,
+            fsc=fsc,
         )
 
     def _align_to_reference(
@@ -278,7 +314,8 @@ class EmRun:
     def _start_shell(self) -> int:
         em, box = self.config.em, self.particles.box
         shell = first_align_shell(box, self.radius_voxels, em)
-        if self._reference is not None and em.start_lowpass_angstrom is None:
+        if self._reference is not None and em.start_lowpass_angstrom is None and not em.half_sets:
+            # Half-sets that see all of one reference would agree on it whatever the data.
             return last_shell(box, em)
         if em.start_lowpass_angstrom is not None:
             extent = box * self.particles.voxel_size_angstrom
@@ -297,69 +334,120 @@ class EmRun:
         done = self._pass(
             state.references,
             grid,
-            self._strategy,
+            FixedPose(self._context) if state.iteration == 0 and keep else self._strategy,
             state.assignments,
             iteration,
             settled=bool(keep),
+            refine=bool(keep) and state.iteration > 0,
         )
-        step, fold_models = self._maximise(done, state.model, state.fold_models, grid)
-        following = next_shell(align_shell, step.ssnr, box, em)
+        found = self._maximise(
+            done,
+            state.model,
+            state.half_models,
+            state.fold_models,
+            grid,
+            outline=em.mask == "auto" and exploration(iteration, em) == 0,
+            last=keep is not None,
+        )
+        changes = measure_changes(state.assignments, done.assignments, self.symmetry)
+        # Last maps lie in the frame of the iteration before, and are too noisy to find another.
+        found, assignments, fsc = self._in_one_frame(
+            found, done.assignments, align_shell, one_frame=keep is not None or not self._blind
+        )
+        ssnr = self._ssnr(found, fsc)
         new = State(
             iteration=state.iteration if keep else iteration,
-            model=step.model,
-            assignments=done.assignments,
+            model=found.step.model,
+            assignments=assignments,
             align_shell=align_shell,
-            next_align_shell=following,
-            log_likelihood=float(done.assignments.log_likelihoods.sum()),
-            ssnr=step.ssnr,
-            changes=measure_changes(state.assignments, done.assignments, self.symmetry),
-            empty_classes=step.empty_classes,
+            next_align_shell=next_shell(align_shell, ssnr, box, em),
+            log_likelihood=float(assignments.log_likelihoods.sum()),
+            ssnr=ssnr,
+            changes=changes,
+            empty_classes=found.step.empty_classes,
             stop_reason="",
-            fold_models=fold_models,
+            fold_models=found.references,
+            half_models=found.halves,
+            fsc=fsc,
         )
         if keep:
             return replace(new, changes=keep.changes, stop_reason=keep.stop_reason)
         return replace(new, stop_reason=stop_reason(state, new, em))
 
+    def _in_one_frame(
+        self, found: Estimates, assignments: Assignments, align_shell: int, *, one_frame: bool
+    ) -> tuple[Estimates, Assignments, npt.NDArray[np.float64] | None]:
+        """Halves in the first one's frame and order of classes, and their FSC."""
+        if not found.halves:
+            return found, assignments, None
+        first, second = found.halves
+        reach = min(self.max_shift_voxels, _FRAME_SHIFT * self.particles.box)
+        agreed = agreement(first, second, align_shell, reach, one_frame=one_frame)
+        plain_first, plain_second = found.plain
+        fsc = agreed.fsc(plain_first, plain_second, self._mask)
+        if agreed.moved:
+            assignments = assignments_in_frame(assignments, self._groups.halves[1], agreed)
+            folds = len(found.references) // 2
+            found = replace(
+                found,
+                halves=(first, in_frame(second, agreed)),
+                references=(
+                    *found.references[:folds],
+                    *(in_frame(model, agreed) for model in found.references[folds:]),
+                ),
+            )
+        return found, assignments, fsc
+
+    def _ssnr(
+        self, found: Estimates, fsc: npt.NDArray[np.float64] | None
+    ) -> npt.NDArray[np.float64]:
+        """SSNR of the averages, (K, S): of half-sets where there are any."""
+        if fsc is None:
+            return found.step.ssnr
+        ssnr = np.zeros_like(found.step.ssnr)
+        shells = min(ssnr.shape[1], fsc.shape[1])
+        ssnr[:, :shells] = ssnr_of_fsc(fsc[:, :shells])
+        return ssnr
+
     def _maximise(
         self,
         done: Pass,
         old: Model,
-        old_folds: tuple[Model, ...],
+        halves: tuple[Model, ...],
+        references: tuple[Model, ...],
         grid: FourierGrid,
         *,
         known_poses: bool = False,
-    ) -> tuple[MStep, tuple[Model, ...]]:
-        """M-step of all particles, and what each fold is aligned to next."""
-        total = done.sums[0]
-        if len(done.sums) > 1:
-            total = Statistics.zeros(old.classes, grid, total=True)
-            for part in done.sums:
-                total.add(part)
+        outline: bool = False,
+        last: bool = False,
+    ) -> Estimates:
+        """M-step of all particles, of each half, and what each group is aligned to next.
+
+        The halves' ``last`` maps have neither mask nor prior: they are there to be compared.
+        """
         solve = partial(
             maximise,
             grid=grid,
             config=self.config.em,
             weight_maximum=self._weight_maximum,
             mask=self._mask,
+            outline=outline,
             symmetry=self.symmetry,
             known_poses=known_poses,
         )
-        with scipy.fft.set_workers(self.config.threads):  # lines of one transform: same result
-            step = solve(total, old)
-
-        if len(done.sums) == 1:
-            return step, ()
-
-        def hold_out(part: Statistics, before: Model) -> Model:
-            # Made when its turn comes: all at once would double the memory.
-            others = total.minus(part)
-            fixed = step.model.noise_variance
-            return with_averages_of(step.model, solve(others, before, fixed_noise=fixed).model)
-
-        with ThreadPoolExecutor(max_workers=self.config.threads) as pool:
-            models = pool.map(hold_out, done.sums, old_folds or [old] * len(done.sums))
-            return step, tuple(models)
+        plain = partial(
+            solve, mask=None, outline=False, fixed_power=np.full_like(old.signal_power, _NO_PRIOR)
+        )
+        return self._groups.solve(
+            done.sums,
+            solve,
+            old,
+            halves,
+            references,
+            self.config.threads,
+            solve_plain=plain,
+            last=last,
+        )
 
     # ------------------------------------------------------------------ passes
 
@@ -372,11 +460,12 @@ class EmRun:
         iteration: int,
         *,
         settled: bool = False,
+        refine: bool = False,
     ) -> Pass:
         """One pass over all particles: posteriors and sums under one model, or one per group.
 
-        ``settled`` passes do not explore, see to classes as the iteration before did, and refine
-        poses below grid spacing.
+        ``settled`` passes do not explore, and see to classes as the iteration before did;
+        ``refine`` moves poses below grid spacing, unless the configuration forbids it.
         """
         bandwidth = band_limit(
             grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
@@ -388,24 +477,23 @@ class EmRun:
         references[0].shell_plan, references[0].rotation_plan
         prepare(strategy, references[0])
         balanced = classes_balanced(iteration - settled, self.config.em)
-        refine = self._context if settled and self.config.search.refine else None
         search = Search(
             views=views,
             references=references,
-            group_of=self._group_of,
+            group_of=self._groups.group_of,
             strategy=strategy,
             before=before,
             iteration=iteration,
             seed=self.config.em.seed,
             balanced=balanced,
-            refine=refine,
+            refine=self._context if refine and self.config.search.refine else None,
         )
         classes = models[0].classes
         if balanced:
             search = self._balanced(search)
         chunks = [
             (group, chunk)
-            for group, members in enumerate(self._groups)
+            for group, members in enumerate(self._groups.members)
             for chunk in self._chunks(members)
         ]
 
@@ -413,7 +501,7 @@ class EmRun:
             sums = Statistics.zeros(classes, grid, total=False)
             return sums, [search.visit(int(i), sums) for i in chunk]
 
-        totals = tuple(Statistics.zeros(classes, grid, total=True) for _ in self._groups)
+        totals = tuple(Statistics.zeros(classes, grid, total=True) for _ in self._groups.members)
         results: dict[int, ParticleResult] = {}
         for (group, members), (sums, found) in zip(
             chunks, in_order(work, [c for _, c in chunks], self.config.threads), strict=True

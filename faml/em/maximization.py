@@ -21,16 +21,15 @@ from faml.transforms.fourier import (
     BALL_RADIUS,
     FourierGrid,
     NormalOperator,
-    grid_distances,
     half_cube_adjoint,
-    raised_cosine,
     spectrum_of,
     sum_over_shells,
     volume_of,
 )
+from faml.transforms.masks import automatic_mask, soft_sphere
 from faml.transforms.symmetrise import symmetrise_components, symmetrise_operator
 
-__all__ = ["CLASS_MASS_FLOOR", "MStep", "maximise", "soft_sphere"]
+__all__ = ["CLASS_MASS_FLOOR", "MStep", "finish_volume", "maximise"]
 
 CLASS_MASS_FLOOR = 0.5
 """A class with less posterior mass than this many particles keeps its old average."""
@@ -71,6 +70,7 @@ def maximise(
     *,
     weight_maximum: float,
     mask: npt.NDArray[np.float32] | None,
+    outline: bool = False,
     symmetry: PointGroup | None = None,
     known_poses: bool = False,
     fixed_power: npt.NDArray[np.float64] | None = None,
@@ -90,6 +90,8 @@ def maximise(
         Largest W of the data, for `impute`.
     mask : (n, n, n) float32 or None
         Multiplied onto each average; its complement is solvent.
+    outline : bool
+        Flatten also what lies outside each average's own outline.
     symmetry : PointGroup, optional
         Of every average: the sums are averaged over it, whose noise then is that of as many times
         the data.
@@ -143,6 +145,8 @@ def maximise(
             # Turned operators are not quite symmetric: what that does to the solution goes.
             average = symmetrise_components(average, symmetry.rotations, grid)
         volumes[k] = finish_volume(volume_of(grid.put(average), grid.box), mask)
+        if outline:
+            volumes[k] *= automatic_mask(volumes[k])
         if not np.isfinite(volumes[k]).all():
             raise InputDataError(
                 f"the average of class {k + 1} is not finite; check the particles' grey values and "
@@ -375,9 +379,3 @@ def _solvent(n: int, mask: npt.NDArray[np.float32] | None) -> npt.NDArray[np.flo
     if mask is not None and np.maximum(ball - mask, 0.0).sum() > _LEAST_SOLVENT * ball.sum():
         inside = mask
     return np.maximum(ball - inside, 0.0)
-
-
-def soft_sphere(n: int, radius_voxels: float, edge_voxels: float) -> npt.NDArray[np.float32]:
-    """1 inside a radius, a raised cosine over the edge, 0 outside; ``(n, n, n)`` float32."""
-    distances = grid_distances((np.arange(n) - n // 2).astype(np.float64))
-    return raised_cosine(distances, radius_voxels, radius_voxels + edge_voxels).astype(np.float32)

@@ -9,11 +9,13 @@ import numpy.typing as npt
 
 from faml.config import EmConfig
 from faml.em.state import Assignments, Changes, State
+from faml.metrics.fsc import ssnr_of_fsc
 from faml.symmetry import PointGroup
 from faml.transforms.fourier import full_resolution_shell
 
 __all__ = [
     "BLIND_STARTS",
+    "FSC_NEEDED",
     "LOOK_AHEAD",
     "SSNR_NEEDED",
     "classes_balanced",
@@ -22,6 +24,7 @@ __all__ = [
     "last_shell",
     "measure_changes",
     "next_shell",
+    "ssnr_needed",
     "stop_reason",
 ]
 
@@ -31,6 +34,9 @@ LOOK_AHEAD = 3
 """Shells beyond the E-step that are summed. No pose was fitted to them, so the SSNR measured there
 is honest, and it alone drives the march."""
 SSNR_NEEDED = 0.25
+FSC_NEEDED = 0.143
+"""Of two half-sets' averages: that of all particles' then correlates with the truth by 0.5
+(Rosenthal & Henderson 2003)."""
 _FIRST_DETAIL = 1.0 / 6.0
 _SMALLEST_FIRST = 4
 _STEP = 1
@@ -66,14 +72,19 @@ def next_shell(align_shell: int, ssnr: npt.NDArray[np.float64], box: int, config
     """The shell the next E-step may use.
 
     One shell more if the best class' SSNR just beyond the present one, where no pose was fitted,
-    exceeds `SSNR_NEEDED`; never fewer.
+    exceeds `ssnr_needed`; never fewer.
     """
     last = last_shell(box, config)
     if not config.march or align_shell >= last:
         return last if not config.march else align_shell
     measured = ssnr[:, align_shell + 1 : align_shell + 1 + _STEP].max(axis=0)
-    grown = align_shell + int(np.cumprod(measured > SSNR_NEEDED).sum())
+    grown = align_shell + int(np.cumprod(measured > ssnr_needed(config)).sum())
     return min(grown, last)
+
+
+def ssnr_needed(config: EmConfig) -> float:
+    """SSNR from which a shell is used: that of an FSC of 0.143 where half-sets measure it."""
+    return float(ssnr_of_fsc(FSC_NEEDED)) if config.half_sets else SSNR_NEEDED
 
 
 def exploration(iteration: int, config: EmConfig) -> float:

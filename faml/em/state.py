@@ -102,6 +102,10 @@ class State:
     fold_models : tuple of Model
         What each fold is aligned to next: the model without the fold's own particles. Empty
         without folds.
+    half_models : tuple of Model
+        Of each half-set. Empty without half-sets.
+    fsc : (K, n // 2) float64 or None
+        Fourier shell correlation of the half-sets' averages, in one frame.
     """
 
     iteration: int
@@ -115,11 +119,13 @@ class State:
     empty_classes: tuple[int, ...]
     stop_reason: str
     fold_models: tuple[Model, ...] = ()
+    half_models: tuple[Model, ...] = ()
+    fsc: npt.NDArray[np.float64] | None = None
 
     @property
     def references(self) -> tuple[Model, ...]:
         """The models that the groups of particles are aligned to next."""
-        return self.fold_models or (self.model,)
+        return self.fold_models or self.half_models or (self.model,)
 
     @property
     def converged(self) -> bool:

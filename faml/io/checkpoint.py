@@ -1,12 +1,13 @@
 """One HDF5 file per run: configuration, versions and every iteration.
 
-Layout, format version 2 (1 had no folds and no kept masses)::
+Layout, format version 3 (1 had no folds and no kept masses, 2 no half-sets)::
 
     /                     attrs: format, config (TOML), versions (JSON), seed, box, voxel_size,
                           last_iteration (written last)
     /particles            names
     /iterations/000007    model/..., assignments/..., ssnr, attrs: the scalars of `State`
     /folds                volumes, signal_power of the last iteration's fold models
+    /halves               the last iteration's models of the half-sets
 
 The file is copied, extended and renamed into place, so whatever kills the process leaves the last
 complete iteration readable. Nothing is pickled.
@@ -35,8 +36,10 @@ from faml.particles import ParticleSet
 
 __all__ = ["FORMAT", "Checkpoint", "HDF5Checkpoint", "MemoryCheckpoint", "StoredRun", "read_run"]
 
-FORMAT = 2
+FORMAT = 3
 _PACKAGES = ("faml", "numpy", "scipy", "numba", "h5py", "pyshtools")
+_FOLD_FIELDS = ("volumes", "signal_power")
+_MODEL_FIELDS = tuple(field.name for field in fields(Model))
 _SCALARS = ("iteration", "align_shell", "next_align_shell", "log_likelihood", "stop_reason")
 
 
@@ -122,7 +125,8 @@ class HDF5Checkpoint(MemoryCheckpoint):
                     file.attrs["config"] = config_to_toml(self._config)
                     file.attrs["format"] = FORMAT
                     _write_state(file, state)
-                    _write_folds(file, state)
+                    _write_last(file, "folds", state.fold_models, _FOLD_FIELDS)
+                    _write_last(file, "halves", state.half_models, _MODEL_FIELDS)
                     file.attrs["last_iteration"] = state.iteration
         except (OutputError, OSError, RuntimeError, ValueError) as error:
             # h5py reports a full disk as any of these, depending on when it notices.
@@ -222,6 +226,8 @@ def _write_state(file: h5py.File, state: State) -> None:
         for field in fields(value):
             group[f"{section}/{field.name}"] = getattr(value, field.name)
     group["ssnr"] = state.ssnr
+    if state.fsc is not None:
+        group["fsc"] = state.fsc
     group["empty_classes"] = np.array(state.empty_classes, dtype=np.int64)
     for scalar in _SCALARS:
         group.attrs[scalar] = getattr(state, scalar)
@@ -230,26 +236,28 @@ def _write_state(file: h5py.File, state: State) -> None:
             group.attrs[f"change_{field.name}"] = getattr(state.changes, field.name)
 
 
-def _write_folds(file: h5py.File, state: State) -> None:
-    """Only the last iteration's, in place: HDF5 does not return what is deleted."""
-    for name in ("volumes", "signal_power"):
-        values = [getattr(model, name) for model in state.fold_models]
-        if not values:
-            continue
-        path = f"folds/{name}"
+def _write_last(
+    file: h5py.File, name: str, models: tuple[Model, ...], parts: tuple[str, ...]
+) -> None:
+    """Models of the last iteration only, in place: HDF5 does not return what is deleted."""
+    for part in parts if models else ():
+        values = np.stack([getattr(model, part) for model in models])
+        path = f"{name}/{part}"
         if path not in file:
-            file.create_dataset(path, data=np.stack(values))
+            file.create_dataset(path, data=values)
         else:
-            file[path][...] = np.stack(values)
+            file[path][...] = values
 
 
-def _read_folds(file: h5py.File, model: Model) -> tuple[Model, ...]:
-    if "folds" not in file:
-        return ()
-    volumes, power = file["folds/volumes"][()], file["folds/signal_power"][()]
-    return tuple(
-        replace(model, volumes=v, signal_power=p) for v, p in zip(volumes, power, strict=True)
-    )
+def _read_last(file: h5py.File, name: str) -> list[dict[str, Any]]:
+    """Fields of each of the models that `_write_last` wrote."""
+    if name not in file:
+        return []
+    parts = {key: item[()] for key, item in file[name].items()}
+    if "shift_variance" in parts:
+        parts["shift_variance"] = parts["shift_variance"].tolist()
+    count = len(next(iter(parts.values())))
+    return [{key: values[i] for key, values in parts.items()} for i in range(count)]
 
 
 def _read_state(file: h5py.File, iteration: int) -> State:
@@ -268,9 +276,15 @@ def _read_state(file: h5py.File, iteration: int) -> State:
         changes = Changes(
             **{f.name: float(group.attrs[f"change_{f.name}"]) for f in fields(Changes)}
         )
+    overall = Model(**model)
+    halves = tuple(Model(**values) for values in _read_last(file, "halves"))
+    folds = _read_last(file, "folds")
+    # What folds do not hold out they share with their half.
+    wholes = halves or (overall,)
+    shared = [whole for whole in wholes for _ in range(len(folds) // len(wholes))]
     return State(
         iteration=int(group.attrs["iteration"]),
-        model=Model(**model),
+        model=overall,
         assignments=Assignments(**assignments),
         align_shell=int(group.attrs["align_shell"]),
         next_align_shell=int(group.attrs["next_align_shell"]),
@@ -279,5 +293,9 @@ def _read_state(file: h5py.File, iteration: int) -> State:
         changes=changes,
         empty_classes=tuple(int(k) for k in group["empty_classes"][()]),
         stop_reason=str(group.attrs["stop_reason"]),
-        fold_models=_read_folds(file, Model(**model)),
+        fold_models=tuple(
+            replace(base, **values) for base, values in zip(shared, folds, strict=True)
+        ),
+        half_models=halves,
+        fsc=group["fsc"][()] if "fsc" in group else None,
     )

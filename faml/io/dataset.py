@@ -206,6 +206,7 @@ def _open(config: DataConfig, seed: int, *, weights_required: bool) -> Dataset:
         scale=normalisation.scale,
         poses=_poses(source.star, rows, voxel_size),
         source_index=np.arange(len(rows), dtype=np.int64),
+        tomograms=_tomograms(source.star, rows),
     )
     return Dataset(
         particles=particles,
@@ -230,6 +231,18 @@ def _open(config: DataConfig, seed: int, *, weights_required: bool) -> Dataset:
             *([contrast] if contrast else []),
         ),
     )
+
+
+def _tomograms(
+    star: RelionStar | None, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64] | None:
+    """Number of each particle's tomogram, where the table names them."""
+    for column in ("rlnTomoName", "rlnMicrographName") if star is not None else ():
+        assert star is not None
+        if column in star.particles:
+            names = star.particles[column].astype(str).to_numpy()[rows]
+            return np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return None
 
 
 def _check_tilt_range(config: DataConfig) -> None:

@@ -62,6 +62,8 @@ class ParticleResults:
     probabilities : (N,) float
         Posterior mass of the best pose.
     log_likelihoods : (N,) float
+    halves : (N,) int or None
+        Half-set, 0 or 1; RELION's rlnRandomSubset counts from one.
     """
 
     classes: npt.NDArray[np.integer]
@@ -69,6 +71,7 @@ class ParticleResults:
     translations: FloatArray
     probabilities: FloatArray
     log_likelihoods: FloatArray
+    halves: npt.NDArray[np.integer] | None = None
 
 
 def prepare_output_directory(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
@@ -252,6 +255,8 @@ def _with_results(
         ("rlnLogLikeliContribution", results.log_likelihoods),
     ):
         table[column] = _formatted(values)
+    if results.halves is not None:
+        table["rlnRandomSubset"] = [str(int(half) + 1) for half in results.halves]
     return table
 
 

@@ -90,6 +90,8 @@ class ParticleSet:
         Input poses.
     source_index : (N,) int64
         Index by which `volumes` knows each particle (differs after `subset`).
+    tomograms : (N,) int64 or None
+        Which tomogram each particle is from, where the input says so.
     """
 
     names: tuple[str, ...]
@@ -102,6 +104,7 @@ class ParticleSet:
     scale: npt.NDArray[np.float32]
     poses: ParticlePoses | None
     source_index: npt.NDArray[np.int64]
+    tomograms: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_weight_cache", OrderedDict())
@@ -151,6 +154,7 @@ class ParticleSet:
             scale=self.scale[indices],
             poses=poses,
             source_index=self.source_index[indices],
+            tomograms=None if self.tomograms is None else self.tomograms[indices],
         )
 
     def volume(self, index: int) -> npt.NDArray[np.float32]:

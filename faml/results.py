@@ -1,0 +1,188 @@
+"""What a run leaves in its directory when it ends or is interrupted."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from faml.em.state import State
+from faml.errors import OutputError
+from faml.io.dataset import Dataset
+from faml.io.fsc_files import write_fsc
+from faml.io.mrc import write_volume
+from faml.io.output import ParticleResults, class_path, write_class_averages, write_particles
+from faml.metrics.postprocess import Postprocessed, local_resolution, postprocess
+from faml.report.curves import write_fsc_plot
+from faml.report.slices import write_class_slices
+from faml.transforms.masks import automatic_mask
+
+__all__ = ["HalfResults", "draw_classes", "write_half_results", "write_results"]
+
+_LOG = logging.getLogger("faml")
+_FEWEST_SHELLS = 3
+"""Half-maps that agree no further than this have no structure in common but a blob."""
+
+
+@dataclass(frozen=True)
+class HalfResults:
+    """What half-sets say about the K class averages.
+
+    Attributes
+    ----------
+    resolutions_angstrom : tuple of K float
+        Where the corrected FSC falls below 0.143; infinity where the halves do not agree at all.
+    half_maps : tuple of 2 K Path
+        Unfiltered and unmasked; class by class.
+    sharpened : tuple of K Path
+    warnings : tuple of str
+    """
+
+    resolutions_angstrom: tuple[float, ...]
+    half_maps: tuple[Path, ...]
+    sharpened: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+def write_results(
+    state: State,
+    dataset: Dataset,
+    directory: Path,
+    halves: tuple[npt.NDArray[np.int64], ...] = (),
+) -> tuple[tuple[Path, ...], Path]:
+    """Write class averages and ``particles.star``; their paths.
+
+    Parameters
+    ----------
+    state : State
+    dataset : Dataset
+    directory : Path
+    halves : tuple of (M,) int64
+        Particles of each half-set.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    maps = write_class_averages(
+        directory, state.model.volumes, dataset.particles.voxel_size_angstrom
+    )
+    found = state.assignments
+    half_of = None
+    if len(halves) > 1:
+        half_of = np.zeros(len(found), dtype=np.int64)
+        half_of[halves[1]] = 1
+    star = write_particles(
+        directory,
+        dataset,
+        ParticleResults(
+            classes=found.classes,
+            rotations=found.rotations,
+            translations=found.translations,
+            probabilities=found.probabilities,
+            log_likelihoods=found.log_likelihoods,
+            halves=half_of,
+        ),
+    )
+    return maps, star
+
+
+def write_half_results(
+    state: State,
+    dataset: Dataset,
+    directory: Path,
+    mask: npt.NDArray[np.float32] | None,
+    b_factor: float | None = None,
+) -> HalfResults:
+    """Write half-maps, FSC, sharpened map and local resolution of every class.
+
+    Parameters
+    ----------
+    state : State
+        The last one, with two `State.half_models`.
+    dataset : Dataset
+    directory : Path
+    mask : (n, n, n) float32 or None
+        For the masked FSC; None takes each average's soft outline.
+    b_factor : float, optional
+        Angstrom^2; None measures it.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    particles = dataset.particles
+    size, box = particles.voxel_size_angstrom, particles.box
+    found: list[Postprocessed] = []
+    halves, sharpened, warnings = [], [], []
+    for k, average in enumerate(state.model.volumes):
+        first, second = (model.volumes[k] for model in state.half_models)
+        stem = class_path(directory, k).stem
+        for number, volume in enumerate((first, second), start=1):
+            halves.append(directory / f"half{number}_{stem}.mrc")
+            write_volume(halves[-1], volume, size)
+        outline = automatic_mask(average) if mask is None else mask
+        done = postprocess(first, second, outline, size, b_factor=b_factor)
+        found.append(done)
+        sharpened.append(directory / f"{stem}_sharpened.mrc")
+        write_volume(sharpened[-1], done.volume, size)
+        write_volume(
+            directory / f"{stem}_local_resolution.mrc", local_resolution(first, second, size), size
+        )
+        warnings += _judged(done, k, box * size)
+        _LOG.info(
+            "class %d: resolution %s at FSC 0.143, B-factor %.0f A^2 (%s)",
+            k + 1,
+            _angstrom(done.resolution_angstrom),
+            done.b_factor,
+            done.b_factor_reason,
+        )
+    curves = [done.fsc for done in found]
+    write_fsc(directory, curves, box, size)
+    write_fsc_plot(directory / "fsc.png", curves, box, size)
+    for warning in warnings:
+        _LOG.warning(warning)
+    return HalfResults(
+        tuple(done.resolution_angstrom for done in found),
+        tuple(halves),
+        tuple(sharpened),
+        tuple(warnings),
+    )
+
+
+def _judged(done: Postprocessed, class_index: int, extent_angstrom: float) -> list[str]:
+    """Whether the halves have found the same."""
+    if done.resolution_angstrom <= extent_angstrom / _FEWEST_SHELLS:
+        return []
+    return [
+        f"class {class_index + 1}: the half-sets agree no further than "
+        f"{_angstrom(done.resolution_angstrom)}; there is no structure that both have found, do "
+        "not interpret this map"
+    ]
+
+
+def _angstrom(resolution: float) -> str:
+    return f"{resolution:.1f} Å" if math.isfinite(resolution) else "nothing"
+
+
+def draw_classes(path: Path, state: State, dataset: Dataset) -> None:
+    """Central slices; a picture that cannot be written is no reason to stop."""
+    size = dataset.particles.voxel_size_angstrom
+    fractions = state.model.class_fractions
+    try:
+        write_class_slices(
+            path,
+            state.model.volumes,
+            size,
+            title=f"iteration {state.iteration}, "
+            f"aligned to {dataset.particles.box * size / state.align_shell:.1f} Å",
+            labels=[f"class {k + 1}: {100 * f:.0f} %" for k, f in enumerate(fractions)],
+        )
+    except OutputError as error:
+        _LOG.warning("no picture of iteration %d: %s", state.iteration, error)
