@@ -429,7 +429,7 @@ def test_picture_that_cannot_be_written_does_not_stop_a_run(folder, tmp_path, mo
     def fails(*_, **__):
         raise OutputError("disk full")
 
-    monkeypatch.setattr(api, "write_class_slices", fails)
+    monkeypatch.setattr("faml.results.write_class_slices", fails)
     with caplog.at_level(logging.WARNING, logger="faml"):
         result = faml.run(folder, tmp_path / "run", **settings(iterations=1))
     assert result.star.is_file()

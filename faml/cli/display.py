@@ -93,13 +93,24 @@ class RunDisplay:
                 f"  moved {state.changes.median_angle_deg:5.1f} deg "
                 f"{state.changes.median_shift_voxels:4.2f} voxel"
             )
+        agreed = ""
+        if state.fsc is not None:
+            from faml.em.schedule import FSC_NEEDED
+            from faml.metrics.fsc import resolution_at
+
+            particles = dataset.particles
+            best = min(
+                resolution_at(curve, FSC_NEEDED, particles.box, particles.voxel_size_angstrom)
+                for curve in state.fsc
+            )
+            agreed = f"  halves agree to {best:6.1f} Å"
         self.iterations += 1
         # Saving and drawing belong to no pass.
         self._began = time.monotonic()
         self.say(
             f"iteration {state.iteration:3d}  log-likelihood {state.log_likelihood:14.1f}  "
             f"aligned to {extent / state.align_shell:6.1f} Å  occupancy {fractions} %  "
-            f"effective poses {state.assignments.effective_poses.mean():5.2f}{moved}"
+            f"effective poses {state.assignments.effective_poses.mean():5.2f}{moved}{agreed}"
         )
         self._label = f"iteration {state.iteration + 1:3d}"
         if state.stop_reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -320,5 +321,8 @@ def _summary(display: RunDisplay, result: RunResult) -> None:
             f"stopped after {state.iteration} iterations, not converged; continue with: faml "
             f"resume {result.directory} --iterations {2 * state.iteration}"
         )
+    for k, resolution in enumerate(result.halves.resolutions_angstrom if result.halves else ()):
+        found = f"{resolution:.1f} Å" if math.isfinite(resolution) else "none"
+        display.say(f"class {k + 1}: resolution {found} (corrected FSC of half-maps at 0.143)")
     maps = ", ".join(path.name for path in result.maps)
     display.say(f"{result.directory}: {maps}, {result.star.name}, run.h5; pictures in slices.png")
