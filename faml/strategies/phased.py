@@ -32,7 +32,7 @@ _BLOCK_BYTES = 1 << 20
 """Samples of shifted spectra that are analysed together: what a core's cache holds."""
 _DETAILS = 6.0
 """The correlation resolves this part of the particle's diameter."""
-_SHIFT_SAMPLING = 3.0
+SHIFTS_PER_WAVE = 3.0
 """Shift steps per wave length of the correlation's last shell. Four give the same, at twice the
 time: two are the sampling theorem's, and cells that matter are halved."""
 _FEWEST_SHELLS = 4
@@ -225,7 +225,9 @@ class PoseGrid:
         return 1e-6 * (table + grids + 16.0 * top**3 + 24.0 * self.lattice_size)
 
 
-def pose_grid(context: SearchContext, align_shell: int) -> PoseGrid:
+def pose_grid(
+    context: SearchContext, align_shell: int, shifts_per_wave: float = SHIFTS_PER_WAVE
+) -> PoseGrid:
     """The grid of level 0 at a resolution, as far as the configuration does not fix it.
 
     Parameters
@@ -233,6 +235,8 @@ def pose_grid(context: SearchContext, align_shell: int) -> PoseGrid:
     context : SearchContext
     align_shell : int
         Last Fourier shell of the E-step.
+    shifts_per_wave : float
+        Shift steps per wave length of the last shell of the correlation.
     """
     config = context.config
     shells = config.search_shell
@@ -247,12 +251,12 @@ def pose_grid(context: SearchContext, align_shell: int) -> PoseGrid:
         period = 2 * math.ceil(180.0 / config.angular_step_deg - 1e-9)
     step = config.shift_step_voxels
     if step is None:
-        step = context.box / (_SHIFT_SAMPLING * shells)
+        step = context.box / (shifts_per_wave * shells)
     bandwidth = min(wanted, (period - 1) // 2)
     return PoseGrid(shells, bandwidth, period, step, context.max_shift_voxels)
 
 
-def check_affordable(context: SearchContext) -> None:
+def check_affordable(context: SearchContext, shifts_per_wave: float = SHIFTS_PER_WAVE) -> None:
     """Refuse a grid that would take too long or too much memory at the last resolution.
 
     Raises
@@ -260,7 +264,7 @@ def check_affordable(context: SearchContext) -> None:
     ConfigurationError
         With the estimate, and the nearest steps that can be afforded.
     """
-    grid = pose_grid(context, context.last_shell)
+    grid = pose_grid(context, context.last_shell, shifts_per_wave)
     if _affordable(grid, context.classes):
         return
     ways = ["a smaller --max-shift"]

@@ -25,6 +25,9 @@ _SEPARATION_STEPS = 1.5
 _NEWTON_STEPS = 2
 _BLOCK_COMPONENTS = 1 << 17
 """Components of the search spectra that are worked on together, 1 MB of them."""
+_SHIFTS_PER_WAVE = 2.0
+"""Half of what a sum over shifts takes: rotations are ranked by their best shift, and the shift of
+each candidate is searched afterwards."""
 _FINE = 0.25
 """Radius of the finer neighbourhood of a previous pose, in grid steps."""
 
@@ -127,7 +130,7 @@ class PhaseProposal(_GlobalProposal):
 
     def __init__(self, context: SearchContext) -> None:
         super().__init__(context)
-        check_affordable(context)
+        check_affordable(context, _SHIFTS_PER_WAVE)
 
     def prepare(self, references: References) -> None:
         """See `Strategy`."""
@@ -143,7 +146,7 @@ class PhaseProposal(_GlobalProposal):
     def _grid(self, references: References) -> PoseGrid:
         return references.shared(
             "phase proposal",
-            lambda: pose_grid(self._context, references.grid.align_shell),
+            lambda: pose_grid(self._context, references.grid.align_shell, _SHIFTS_PER_WAVE),
         )
 
 
