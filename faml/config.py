@@ -68,8 +68,8 @@ class SearchConfig(_Section):
     angular_step_deg: float | None = Field(default=None, gt=0, le=90, allow_inf_nan=False)
     """Euler step of those searches; None follows from resolution and particle radius."""
     shift_step_voxels: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Step of their shifts; None is a third of the finest wave length, or half of it where shifts of
-    candidates are searched afterwards."""
+    """Step of their shifts; None is a third of the finest wave length, or for candidates, whose
+    shifts are searched afterwards, a body-centred lattice as dense as that takes."""
     oversampling: int = Field(default=3, ge=0, le=6)
     """`exhaustive`: how often cells that hold the posterior may be halved."""
     max_candidates: int = Field(default=50, ge=1, le=5000)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import particle_at, soft_weight, true_model
 from phantoms import simulated
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from scipy.special import logsumexp
 
@@ -261,3 +262,20 @@ def test_scores_are_the_maxima_over_all_shifts():
     highest = np.full(grid.shape, -np.inf)
     np.maximum.at(highest, (b, g, a), joint)
     np.testing.assert_allclose(scores, highest, rtol=1e-4, atol=1e-2)
+
+
+def test_a_body_centred_lattice_reaches_every_shift_with_fewer_points():
+    """As far from the nearest point at most as with the cubic lattice."""
+    grids = [
+        pose_grid(context(48, max_shift_voxels=6.0), 10, body_centred=body_centred)
+        for body_centred in (False, True)
+    ]
+    rng = np.random.default_rng(2)
+    shifts = rng.uniform(-3.0, 3.0, (4000, 3))
+    farthest = [cKDTree(grid.translations).query(shifts)[0].max() for grid in grids]
+    assert farthest[1] < 1.01 * np.sqrt(0.75) * grids[0].shift_step_voxels
+    assert farthest[0] == pytest.approx(farthest[1], rel=0.05)
+    assert len(grids[1].translations) < 0.7 * len(grids[0].translations)
+    np.testing.assert_array_equal(grids[1].translations[0], 0.0)
+    fixed = pose_grid(context(48, shift_step_voxels=2.0), 10, body_centred=True)
+    assert not fixed.body_centred

@@ -317,8 +317,9 @@ def test_only_the_asymmetric_unit_is_searched(strategy, proposal, name):
             )
             best[label, i] = squared.min()
     for i in range(2):
-        # Distinct candidates only: there may be room for one that is better.
-        assert best["symmetric", i] < best["plain", i] + 4.0
+        # Distinct candidates only: there may be room for one that is better. Yet where all copies
+        # of a peak are tried, one of them lies nearest to a point of the grid.
+        assert best["symmetric", i] < best["plain", i] + 8.0
 
 
 @pytest.mark.parametrize("name", ["C3", "D2"])

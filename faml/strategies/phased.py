@@ -32,9 +32,12 @@ _BLOCK_BYTES = 1 << 20
 """Samples of shifted spectra that are analysed together: what a core's cache holds."""
 _DETAILS = 6.0
 """The correlation resolves this part of the particle's diameter."""
-SHIFTS_PER_WAVE = 3.0
+_SHIFT_SAMPLING = 3.0
 """Shift steps per wave length of the correlation's last shell. Four give the same, at twice the
 time: two are the sampling theorem's, and cells that matter are halved."""
+_BODY_CENTRED_STEP = math.sqrt(0.6)
+"""Half the edge of a body-centred cell in steps of the cubic lattice with the same covering
+radius: sqrt(3) / 2 steps against sqrt(5) / 4 edges."""
 _FEWEST_SHELLS = 4
 _CORNERS = np.indices((2, 2, 2)).reshape(3, 8).T
 _NEIGHBOURS = np.stack(np.meshgrid(*3 * [(-1, 0, 1)], indexing="ij"), axis=-1).reshape(-1, 3)
@@ -61,6 +64,8 @@ class PoseGrid:
         Steps G of a full turn at level 0.
     shift_step_voxels : float
     max_shift_voxels : float
+    body_centred : bool
+        Of the lattice of shifts only points whose coordinates are all even or all odd are there.
     """
 
     shells: int
@@ -68,6 +73,7 @@ class PoseGrid:
     period: int
     shift_step_voxels: float
     max_shift_voxels: float
+    body_centred: bool = False
 
     @property
     def rotations(self) -> SO3Correlation:
@@ -82,13 +88,17 @@ class PoseGrid:
     @cached_property
     def lattice(self) -> npt.NDArray[np.int64]:
         """Shifts of level 0 in steps, x, y, z, the shortest first, (T, 3) int64."""
-        reach = int(self.max_shift_voxels / self.shift_step_voxels + 1e-9)
+        # Few points of a coarser lattice lie near the rim, whose shifts need them.
+        margin = 0.5 if self.body_centred else 0.0
+        radius = self.max_shift_voxels / self.shift_step_voxels + margin + 1e-9
+        reach = int(radius)
         axis = np.arange(-reach, reach + 1)
         points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+        if self.body_centred:
+            points = points[((points - points[:, :1]) % 2 == 0).all(axis=1)]
         square = (points**2).sum(axis=1)
-        limit = (self.max_shift_voxels / self.shift_step_voxels) ** 2 + 1e-9
         order = np.argsort(square, kind="stable")
-        return points[order[square[order] <= limit]]
+        return points[order[square[order] <= radius**2]]
 
     @property
     def translations(self) -> npt.NDArray[np.float64]:
@@ -206,7 +216,8 @@ class PoseGrid:
     def lattice_size(self) -> float:
         """About how many shifts there are; the lattice itself may be too large to be made."""
         ratio = self.max_shift_voxels / self.shift_step_voxels
-        return math.ceil(4.0 / 3.0 * math.pi * ratio**3) + 1
+        share = 0.25 if self.body_centred else 1.0
+        return math.ceil(share * 4.0 / 3.0 * math.pi * ratio**3) + 1
 
     def seconds(self, classes: int) -> float:
         """Estimate of the CPU time of one particle's correlations, from bench/exhaustive.py."""
@@ -225,9 +236,7 @@ class PoseGrid:
         return 1e-6 * (table + grids + 16.0 * top**3 + 24.0 * self.lattice_size)
 
 
-def pose_grid(
-    context: SearchContext, align_shell: int, shifts_per_wave: float = SHIFTS_PER_WAVE
-) -> PoseGrid:
+def pose_grid(context: SearchContext, align_shell: int, *, body_centred: bool = False) -> PoseGrid:
     """The grid of level 0 at a resolution, as far as the configuration does not fix it.
 
     Parameters
@@ -235,8 +244,10 @@ def pose_grid(
     context : SearchContext
     align_shell : int
         Last Fourier shell of the E-step.
-    shifts_per_wave : float
-        Shift steps per wave length of the last shell of the correlation.
+    body_centred : bool
+        Let the shifts be a body-centred lattice, unless the configuration gives their step. No
+        shift is further from it than from the cubic one, with about half as many points; but its
+        cells cannot be halved.
     """
     config = context.config
     shells = config.search_shell
@@ -250,13 +261,16 @@ def pose_grid(
         # Coarser than the band limit asks for, the grid holds fewer degrees; finer, it is padded.
         period = 2 * math.ceil(180.0 / config.angular_step_deg - 1e-9)
     step = config.shift_step_voxels
+    body_centred = body_centred and step is None
     if step is None:
-        step = context.box / (shifts_per_wave * shells)
+        step = context.box / (_SHIFT_SAMPLING * shells)
+        if body_centred:
+            step *= _BODY_CENTRED_STEP
     bandwidth = min(wanted, (period - 1) // 2)
-    return PoseGrid(shells, bandwidth, period, step, context.max_shift_voxels)
+    return PoseGrid(shells, bandwidth, period, step, context.max_shift_voxels, body_centred)
 
 
-def check_affordable(context: SearchContext, shifts_per_wave: float = SHIFTS_PER_WAVE) -> None:
+def check_affordable(context: SearchContext, *, body_centred: bool = False) -> None:
     """Refuse a grid that would take too long or too much memory at the last resolution.
 
     Raises
@@ -264,7 +278,7 @@ def check_affordable(context: SearchContext, shifts_per_wave: float = SHIFTS_PER
     ConfigurationError
         With the estimate, and the nearest steps that can be afforded.
     """
-    grid = pose_grid(context, context.last_shell, shifts_per_wave)
+    grid = pose_grid(context, context.last_shell, body_centred=body_centred)
     if _affordable(grid, context.classes):
         return
     ways = ["a smaller --max-shift"]

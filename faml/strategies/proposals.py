@@ -25,9 +25,6 @@ _SEPARATION_STEPS = 1.5
 _NEWTON_STEPS = 2
 _BLOCK_COMPONENTS = 1 << 17
 """Components of the search spectra that are worked on together, 1 MB of them."""
-_SHIFTS_PER_WAVE = 2.0
-"""Half of what a sum over shifts takes: rotations are ranked by their best shift, and the shift of
-each candidate is searched afterwards."""
 _FINE = 0.25
 """Radius of the finer neighbourhood of a previous pose, in grid steps."""
 
@@ -130,7 +127,7 @@ class PhaseProposal(_GlobalProposal):
 
     def __init__(self, context: SearchContext) -> None:
         super().__init__(context)
-        check_affordable(context, _SHIFTS_PER_WAVE)
+        check_affordable(context, body_centred=True)
 
     def prepare(self, references: References) -> None:
         """See `Strategy`."""
@@ -146,7 +143,7 @@ class PhaseProposal(_GlobalProposal):
     def _grid(self, references: References) -> PoseGrid:
         return references.shared(
             "phase proposal",
-            lambda: pose_grid(self._context, references.grid.align_shell, _SHIFTS_PER_WAVE),
+            lambda: pose_grid(self._context, references.grid.align_shell, body_centred=True),
         )
 
 
