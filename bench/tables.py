@@ -36,7 +36,8 @@ INTRODUCTIONS = {
     ),
     "lowsnr": (
         "As above with the present defaults, at most 24 iterations; means over seeds first. `faml` "
-        "and `fa` take phased candidates (here still from a cubic lattice of shifts), `faml-amplitude` those of the amplitude bound. Start "
+        "and `fa` take phased candidates (here still from a cubic lattice of shifts), "
+        "`faml-amplitude` those of the amplitude bound. Start "
         "`truth` is the true density as the reference, with 10 folds: what the particles can hold. "
         "In the means exhaustive is at least as good as FAML, and FAML as FA, but for GroEL at "
         "0.003, where FA is level with exhaustive and above FAML. What limits there is the pace of "
