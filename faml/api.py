@@ -143,7 +143,7 @@ def run_config(
         config = _with_resolution(config, particles, max_resolution_angstrom)
     _check_poses(config, particles)
     reference, warnings = _reference(config, particles)
-    mask = _mask(config, particles)
+    mask = _mask(config)
     em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
     directory = prepare_output_directory(config.output, dataset.files)
     write_text_atomic(directory / _CONFIG_NAME, _config_text(em))
@@ -191,7 +191,7 @@ def resume(
     state = stored.state
     if iterations is not None and iterations > state.iteration:
         state = replace(state, stop_reason="")
-    mask = _mask(config, particles)
+    mask = _mask(config)
     em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
     with _logged(folder):
         write_text_atomic(folder / _CONFIG_NAME, _config_text(em))
@@ -379,7 +379,7 @@ def _reference(
     )
 
 
-def _mask(config: RunConfig, particles: ParticleSet) -> npt.NDArray[np.float32] | None:
+def _mask(config: RunConfig) -> npt.NDArray[np.float32] | None:
     """The mask of a file, if there is one."""
     name = config.em.mask
     if name in _MASKS:
@@ -390,11 +390,6 @@ def _mask(config: RunConfig, particles: ParticleSet) -> npt.NDArray[np.float32] 
             f"unknown mask {name!r}; expected {', '.join(_MASKS)} or the path of an MRC file"
         )
     mask = read_volume(path).values
-    expected = (particles.box,) * 3
-    if mask.shape != expected:
-        raise InputDataError(
-            f"mask {name}: expected the particles' box {expected}, found {mask.shape}; rescale it"
-        )
     low, high = float(mask.min()), float(mask.max())
     if low < -_MASK_ROUNDING or high > 1.0 + _MASK_ROUNDING:
         raise InputDataError(

@@ -171,6 +171,14 @@ class RunConfig(_Section):
                     f"{high:g}; give the smaller angle first"
                 )
                 raise ValueError(msg)
+        if not self.em.half_sets:
+            for option, given in (
+                ("--b-factor", self.em.b_factor is not None),
+                ("--split-by tomogram", self.em.split_by != "particle"),
+            ):
+                if given:
+                    msg = f"{option} is for half-sets; give --half-sets as well or leave it out"
+                    raise ValueError(msg)
         first, last = self.em.first_shell, self.em.max_shell
         if first is not None and last is not None and last < first:
             msg = f"the last shell ({last}) lies below the first ({first}); raise it or lower it"

@@ -91,6 +91,21 @@ def test_splits_that_cannot_be_are_refused(count, tomograms, message):
         split_into_halves(count, 0, tomograms)
 
 
+@pytest.mark.parametrize("setting", [{"b_factor": -100.0}, {"split_by": "tomogram"}])
+def test_settings_of_half_sets_need_them(setting):
+    with pytest.raises(ConfigurationError, match=r"is for half-sets; give --half-sets as well"):
+        build_config(em=setting)
+    assert build_config(em=setting | {"half_sets": True}).em.half_sets
+
+
+def test_imputation_has_plain_halves_too():
+    """The paper's update fills what was not seen from the last average, which halves must not."""
+    (start, state) = run_of(particles_of(shifts=0.8), update="impute", start="poses", iterations=1).states()
+    assert np.isfinite(state.fsc).all()
+    ratio = run_of(particles_of(shifts=0.8), start="poses", iterations=1)
+    np.testing.assert_allclose(start.fsc, next(iter(ratio.states())).fsc, atol=1e-6)
+
+
 def test_splitting_by_tomogram_needs_their_names():
     with pytest.raises(InputDataError, match="rlnTomoName or rlnMicrographName, found none"):
         run_of(particles_of(), split_by="tomogram")

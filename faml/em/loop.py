@@ -111,12 +111,12 @@ class EmRun:
         self.config = config
         self._progress = progress
         self._reference = reference
+        self._mask = mask
         self._check()
         box = particles.box
         self.symmetry = point_group(config.em.symmetry)
         self.max_shift_voxels = self._largest_shift()
         diameter = config.data.particle_diameter_angstrom
-        self._mask = mask
         self.radius_voxels = _DEFAULT_RADIUS * box
         if diameter is not None:
             self.radius_voxels = 0.5 * diameter / particles.voxel_size_angstrom
@@ -161,6 +161,11 @@ class EmRun:
             raise ConfigurationError(
                 f"unknown start {em.start!r}; expected {', '.join(REFERENCE_FREE_STARTS)} or the "
                 "path of an MRC file"
+            )
+        if self._mask is not None and self._mask.shape != (box,) * 3:
+            raise InputDataError(
+                f"mask {em.mask}: expected the particles' box {(box,) * 3}, found "
+                f"{self._mask.shape}; rescale it"
             )
         if self._reference is not None and self._reference.shape != (box,) * 3:
             raise InputDataError(
@@ -436,7 +441,11 @@ class EmRun:
             known_poses=known_poses,
         )
         plain = partial(
-            solve, mask=None, outline=False, fixed_power=np.full_like(old.signal_power, _NO_PRIOR)
+            solve,
+            config=self.config.em.model_copy(update={"update": "ratio"}),
+            mask=None,
+            outline=False,
+            fixed_power=np.full_like(old.signal_power, _NO_PRIOR),
         )
         return self._groups.solve(
             done.sums,
