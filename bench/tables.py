@@ -39,7 +39,7 @@ INTRODUCTIONS = {
         "and `fa` take phased candidates (here still from a cubic lattice of shifts), "
         "`faml-amplitude` those of the amplitude bound. Start "
         "`truth` is the true density as the reference, with 10 folds: what the particles can hold. "
-        "In the means exhaustive is at least as good as FAML, and FAML as FA, but for GroEL at "
+        "Within their errors the means are in the order exhaustive, FAML, FA, but for GroEL at "
         "0.003, where FA is level with exhaustive and above FAML. What limits there is the pace of "
         "EM, not the integral: a soft posterior breaks the sevenfold symmetry slowly. After 20 "
         "iterations exhaustive still gains a third of a nat per particle and iteration, and stops "
