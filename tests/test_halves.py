@@ -100,9 +100,11 @@ def test_settings_of_half_sets_need_them(setting):
 
 def test_imputation_has_plain_halves_too():
     """The paper's update fills what was not seen from the last average, which halves must not."""
-    (start, state) = run_of(particles_of(shifts=0.8), update="impute", start="poses", iterations=1).states()
+    particles = particles_of(shifts=0.8)
+    run = run_of(particles, update="impute", start="poses", iterations=1)
+    start, state = run.states()
     assert np.isfinite(state.fsc).all()
-    ratio = run_of(particles_of(shifts=0.8), start="poses", iterations=1)
+    ratio = run_of(particles, start="poses", iterations=1)
     np.testing.assert_allclose(start.fsc, next(iter(ratio.states())).fsc, atol=1e-6)
 
 
