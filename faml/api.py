@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from faml.config import RunConfig, build_config, config_to_toml
+from faml.config import DRAWN_MASKS, RunConfig, build_config, config_to_toml
 from faml.em.loop import EmRun, Progress
 from faml.em.schedule import BLIND_STARTS, first_align_shell
 from faml.em.start import REFERENCE_FREE_STARTS, start_assignments
@@ -25,24 +25,23 @@ from faml.em.state import State
 from faml.errors import (
     CheckpointError,
     ConfigurationError,
-    FamlError,
     InputDataError,
     OutputError,
 )
 from faml.io.atomic import write_text_atomic
-from faml.io.checkpoint import HDF5Checkpoint, StoredRun, read_run, software_versions
+from faml.io.checkpoint import HDF5Checkpoint, StoredRun, read_run
 from faml.io.dataset import Dataset, open_particles
 from faml.io.mrc import read_volume
 from faml.io.output import CHECKPOINT_NAME, prepare_output_directory
 from faml.particles import ParticleSet
 from faml.results import HalfResults, draw_classes, write_half_results, write_results
+from faml.run_log import log_header, log_state, logged
 
 __all__ = ["CHECKPOINT_NAME", "RunResult", "iterate", "resume", "run", "run_config"]
 
 _LOG = logging.getLogger("faml")
 _CONFIG_NAME = "config.toml"
 _SMALLEST_SHELL = 2
-_MASKS = ("sphere", "auto")
 _REFERENCE_VOXEL = 0.01
 """Relative difference of voxel sizes from which a reference is suspicious."""
 _MASK_ROUNDING = 1e-3
@@ -148,8 +147,8 @@ def run_config(
     directory = prepare_output_directory(config.output, dataset.files)
     write_text_atomic(directory / _CONFIG_NAME, _config_text(em))
     warnings = (*warnings, *_unused_poses(config, particles))
-    with _logged(directory):
-        _log_header(em, dataset)
+    with logged(directory):
+        log_header(em, dataset)
         for warning in (*dataset.warnings, *warnings):
             _LOG.warning(warning)
         return _carry_out(em, dataset, directory, None, on_state, warnings)
@@ -193,7 +192,7 @@ def resume(
         state = replace(state, stop_reason="")
     mask = _mask(config)
     em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
-    with _logged(folder):
+    with logged(folder):
         write_text_atomic(folder / _CONFIG_NAME, _config_text(em))
         _LOG.info("resumed after iteration %d", state.iteration)
         return _carry_out(em, dataset, folder, state, on_state, warnings)
@@ -204,6 +203,7 @@ def iterate(
     config: RunConfig | None = None,
     *,
     reference: npt.NDArray[np.float32] | None = None,
+    mask: npt.NDArray[np.float32] | None = None,
     resume_from: State | None = None,
 ) -> Iterator[State]:
     """The EM loop as a generator of immutable states; nothing is written.
@@ -213,7 +213,8 @@ def iterate(
     ConfigurationError, InputDataError
         At once, for settings that do not fit the particles.
     """
-    return _limited(EmRun(particles, config or build_config(), reference=reference), resume_from)
+    run = EmRun(particles, config or build_config(), reference=reference, mask=mask)
+    return _limited(run, resume_from)
 
 
 def _limited(em: EmRun, resume_from: State | None) -> Iterator[State]:
@@ -243,7 +244,7 @@ def _carry_out(
         with threadpool_limits(limits=1):
             for state in em.states(resume_from):
                 checkpoint.save(state)
-                _log_state(state, dataset, em.config.search.posterior_mass)
+                log_state(state, dataset, em.config.search.posterior_mass)
                 draw_classes(
                     directory / "slices" / f"iteration_{state.iteration:03d}.png", state, dataset
                 )
@@ -259,12 +260,17 @@ def _carry_out(
             halves = write_half_results(final, dataset, directory, mask, em.config.em.b_factor)
         draw_classes(directory / "slices.png", final, dataset)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_interrupted(checkpoint, dataset, directory)) from error
+        raise KeyboardInterrupt(_interrupted(checkpoint, dataset, directory, em.halves)) from error
     every = (*dataset.warnings, *warnings, *(halves.warnings if halves else ()))
     return RunResult(em.config, final, directory, maps, star, every, halves)
 
 
-def _interrupted(checkpoint: HDF5Checkpoint, dataset: Dataset, directory: Path) -> str:
+def _interrupted(
+    checkpoint: HDF5Checkpoint,
+    dataset: Dataset,
+    directory: Path,
+    halves: tuple[npt.NDArray[np.int64], ...],
+) -> str:
     """Leave the last complete iteration's results; what to say and how to go on."""
     if not checkpoint.saved:
         message = (
@@ -273,7 +279,7 @@ def _interrupted(checkpoint: HDF5Checkpoint, dataset: Dataset, directory: Path) 
     else:
         last = checkpoint.last()
         with suppress(OutputError):  # the checkpoint is what counts
-            write_results(last, dataset, directory)
+            write_results(last, dataset, directory, halves)
         message = (
             f"interrupted; iteration {last.iteration} is kept; continue with: "
             f"faml resume {directory}"
@@ -290,7 +296,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     em = config.em
     if em.start not in REFERENCE_FREE_STARTS and Path(em.start).expanduser().exists():
         em = em.model_copy(update={"start": _absolute(em.start)})
-    if em.mask not in _MASKS and Path(em.mask).expanduser().exists():
+    if em.mask not in DRAWN_MASKS and Path(em.mask).expanduser().exists():
         em = em.model_copy(update={"mask": _absolute(em.mask)})
     return config.model_copy(update={"data": data, "em": em, "output": _absolute(config.output)})
 
@@ -382,13 +388,11 @@ def _reference(
 def _mask(config: RunConfig) -> npt.NDArray[np.float32] | None:
     """The mask of a file, if there is one."""
     name = config.em.mask
-    if name in _MASKS:
+    if name in DRAWN_MASKS:
         return None
     path = Path(name)
     if not path.exists() and path.suffix.lower() not in (".mrc", ".map"):
-        raise ConfigurationError(
-            f"unknown mask {name!r}; expected {', '.join(_MASKS)} or the path of an MRC file"
-        )
+        return None  # neither a file nor meant as one: the run says what there is
     mask = read_volume(path).values
     low, high = float(mask.min()), float(mask.max())
     if low < -_MASK_ROUNDING or high > 1.0 + _MASK_ROUNDING:
@@ -425,104 +429,3 @@ def _unused_poses(config: RunConfig, particles: ParticleSet) -> tuple[str, ...]:
             "--start poses begins from them",
         )
     return ("the file's poses are not used; --start poses begins from them",)
-
-
-def _log_header(em: EmRun, dataset: Dataset) -> None:
-    """What was run on what, and settings that follow from the data."""
-    particles, config = em.particles, em.config
-    versions = ", ".join(f"{name} {number}" for name, number in software_versions().items())
-    _LOG.info("%s", versions)
-    _LOG.info(
-        "%d particles of %d in %s; box %d, voxel size %g Angstrom, %d distinct weights (%s)",
-        len(particles), dataset.available, ", ".join(config.data.inputs[:3]), particles.box,
-        particles.voxel_size_angstrom, int(particles.weight_index.max()) + 1,
-        dataset.weight_source,
-    )  # fmt: skip
-    _LOG.info(
-        "strategy %s, %d classes, symmetry %s, start %s, seed %d, %d threads, particle radius "
-        "%.1f voxels, shifts to %.1f voxels, %s",
-        config.search.strategy, config.em.classes, config.em.symmetry, config.em.start,
-        config.em.seed, config.threads, em.radius_voxels, em.max_shift_voxels,
-        "one common average" if config.em.folds == 1
-        else f"{config.em.folds} folds (log-likelihoods are cross-validated)",
-    )  # fmt: skip
-    _LOG.info("grey values: %s", dataset.normalisation.reason)
-
-
-def _log_state(state: State, dataset: Dataset, posterior_mass: float) -> None:
-    found = state.assignments
-    extent = dataset.particles.box * dataset.particles.voxel_size_angstrom
-    changes = state.changes
-    moved = (
-        ""
-        if changes is None
-        else f"median movement {changes.median_angle_deg:.2f} degrees and "
-        f"{changes.median_shift_voxels:.2f} voxel, "
-    )
-    _LOG.info(
-        "iteration %d: log-likelihood %.1f, aligned to %.1f Angstrom, occupancies %s, effective "
-        "poses %.2f, %snext shell %d",
-        state.iteration,
-        state.log_likelihood,
-        extent / state.align_shell,
-        " ".join(f"{f:.3f}" for f in state.model.class_fractions),
-        float(found.effective_poses.mean()),
-        moved,
-        state.next_align_shell,
-    )
-    if found.fallbacks.any():
-        _LOG.warning(
-            "iteration %d: %d particles had no candidate pose and kept their previous one",
-            state.iteration,
-            int(found.fallbacks.sum()),
-        )
-    capped = found.kept_masses < posterior_mass
-    if capped.any():
-        _LOG.info(
-            "iteration %d: %d of %d posteriors are broader than --max-poses allows; the poses "
-            "kept hold %.3f of the mass on average, and stand for all of it",
-            state.iteration,
-            int(capped.sum()),
-            len(found),
-            float(found.kept_masses.mean()),
-        )
-    for k in state.empty_classes:
-        _LOG.warning(
-            "iteration %d: class %d is empty and keeps its average", state.iteration, k + 1
-        )
-
-
-class _LogFile(logging.FileHandler):
-    """A log file that a full disk silences; the error that matters is raised elsewhere."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Drop the line instead of printing a stack trace."""
-
-
-@contextmanager
-def _logged(directory: Path) -> Iterator[None]:
-    """Send the log of the package, and errors, to ``run.log`` for the time of a run."""
-    try:
-        (directory / "slices").mkdir(exist_ok=True)
-        handler = _LogFile(directory / "run.log", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{directory}: cannot be written to ({error.strerror}); make it writable"
-        ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = _LOG.level
-    _LOG.addHandler(handler)
-    _LOG.setLevel(logging.INFO)
-    try:
-        yield
-    except FamlError as error:
-        _LOG.error("%s", error)
-        raise
-    except Exception:
-        _LOG.exception("unexpected failure")
-        raise
-    finally:
-        _LOG.removeHandler(handler)
-        _LOG.setLevel(level)
-        with suppress(OSError):
-            handler.close()

@@ -16,6 +16,7 @@ from faml.errors import ConfigurationError
 from faml.symmetry import point_group
 
 __all__ = [
+    "DRAWN_MASKS",
     "PRESETS",
     "DataConfig",
     "EmConfig",
@@ -25,6 +26,10 @@ __all__ = [
     "config_from_toml",
     "config_to_toml",
 ]
+
+
+DRAWN_MASKS = ("sphere", "auto")
+"""Values of `EmConfig.mask` that are no file."""
 
 
 class _Section(BaseModel):

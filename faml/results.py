@@ -21,7 +21,7 @@ from faml.report.curves import write_fsc_plot
 from faml.report.slices import write_class_slices
 from faml.transforms.masks import automatic_mask
 
-__all__ = ["HalfResults", "draw_classes", "write_half_results", "write_results"]
+__all__ = ["HalfResults", "draw_classes", "resolution_text", "write_half_results", "write_results"]
 
 _LOG = logging.getLogger("faml")
 _FEWEST_SHELLS = 3
@@ -139,7 +139,7 @@ def write_half_results(
         _LOG.info(
             "class %d: resolution %s at FSC 0.143, B-factor %.0f A^2 (%s)",
             k + 1,
-            _angstrom(done.resolution_angstrom),
+            resolution_text(done.resolution_angstrom),
             done.b_factor,
             done.b_factor_reason,
         )
@@ -162,12 +162,13 @@ def _judged(done: Postprocessed, class_index: int, extent_angstrom: float) -> li
         return []
     return [
         f"class {class_index + 1}: the half-sets agree no further than "
-        f"{_angstrom(done.resolution_angstrom)}; there is no structure that both have found, do "
-        "not interpret this map"
+        f"{resolution_text(done.resolution_angstrom)}; there is no structure that both have found, "
+        "do not interpret this map"
     ]
 
 
-def _angstrom(resolution: float) -> str:
+def resolution_text(resolution: float) -> str:
+    """In Angstrom; halves that agree in nothing have none."""
     return f"{resolution:.1f} Å" if math.isfinite(resolution) else "nothing"
 
 

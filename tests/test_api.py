@@ -13,7 +13,7 @@ from phantoms import blobs, simulated
 from runs import BOX, EM, SEARCH, VOXEL_ANGSTROM, assert_states_equal, settings, write_folder
 
 import faml
-from faml import api
+from faml import api, run_log
 from faml.config import build_config, config_from_toml
 from faml.em.loop import EmRun
 from faml.errors import (
@@ -341,7 +341,7 @@ def test_traceback_of_a_bug_goes_to_the_log(folder, tmp_path, monkeypatch):
 
 
 def test_log_on_a_full_disk_is_silent(tmp_path, capsys):
-    with api._logged(tmp_path):
+    with run_log.logged(tmp_path):
         (handler,) = [
             h for h in logging.getLogger("faml").handlers if isinstance(h, logging.FileHandler)
         ]
@@ -369,7 +369,7 @@ def test_fallbacks_and_empty_classes_are_said(folder, caplog):
     state = next(EmRun(particles, build_config(em=EM, search=SEARCH)).states())
     found = replace(state.assignments, fallbacks=np.array([True, False, True]))
     with caplog.at_level(logging.INFO, logger="faml"):
-        api._log_state(replace(state, assignments=found, empty_classes=(0,)), dataset, 0.999)
+        run_log.log_state(replace(state, assignments=found, empty_classes=(0,)), dataset, 0.999)
     assert "2 particles had no candidate pose and kept their previous one" in caplog.text
     assert "class 1 is empty and keeps its average" in caplog.text
 

@@ -24,6 +24,7 @@ from faml.errors import ConfigurationError, InputDataError
 from faml.io.checkpoint import HDF5Checkpoint, read_run
 from faml.io.mrc import write_volume
 from faml.metrics.fsc import fourier_shell_correlation, pearson
+from faml.metrics.labels import misclassified
 from faml.metrics.resample import transform_volume
 from faml.model import Model
 from faml.particles import ParticlePoses, wedge_weight
@@ -233,8 +234,41 @@ def test_averages_in_two_frames_are_brought_into_one():
     fsc = found.fsc(truth, other, None)
     assert fsc[:, 1:6].min() > 0.95
     kept = agreement(model_of(truth), model_of(other), 7, 1.5, one_frame=True)
-    assert not kept.moved
+    np.testing.assert_array_equal(kept.rotations, np.stack([np.eye(3)] * 2))
     assert kept.fsc(truth, other, None)[:, 3:6].max() < 0.8
+
+
+def test_classes_are_matched_where_poses_are_given():
+    """In one frame nothing is turned, but the random split left classes in any order."""
+    volumes = np.stack([blobs(16, seed=1, count=8), blobs(16, seed=2, count=8)])
+    found = agreement(model_of(volumes), model_of(volumes[::-1]), 5, 1.0, one_frame=True)
+    np.testing.assert_array_equal(found.order, [1, 0])
+    np.testing.assert_array_equal(found.rotations, np.stack([np.eye(3)] * 2))
+
+
+@pytest.mark.slow
+def test_two_classes_in_two_halves():
+    """A class is one structure in both halves, though each half has found its own."""
+    n = 20
+    particles, labels = simulated(
+        n=n, count=32, noise=0.2, seed=5, shifts=0.5, weight=wedge_weight(n, (-50, 65)),
+        phantom_seeds=(0, 4),
+    )  # fmt: skip
+    config = build_config(
+        em={"iterations": 6, "seed": 2, "half_sets": True, "classes": 2,
+            "start": "poses"},
+        search=QUICK | {"strategy": "fa"},
+        threads=2,
+    )  # fmt: skip
+    run = EmRun(particles, config)
+    *_, state = run.states()
+    final = run.finish(state)
+    assigned = final.assignments.classes
+    for half in run.halves:
+        assert misclassified(labels[half], assigned[half]) <= 2
+    # Were the halves' classes in different orders, half of all would be wrong.
+    assert misclassified(labels, assigned) <= 4
+    assert final.fsc[:, 1:4].min() > 0.6
 
 
 def test_an_empty_class_has_no_frame():
@@ -369,6 +403,8 @@ def test_masks_of_files(tmp_path):
         bad = settings(mask=str(tmp_path / name))
         with pytest.raises(InputDataError, match=message):
             faml.run(folder, tmp_path / "bad", **bad)
+    with pytest.raises(ConfigurationError, match=r"unknown mask 'mask.mrc'; expected sphere, auto"):
+        faml.iterate(particles_of(), build_config(em={"mask": "mask.mrc"}))
     with pytest.raises(ConfigurationError, match="unknown mask 'cube'; expected sphere, auto or"):
         faml.run(folder, tmp_path / "bad", data=DATA, em={"mask": "cube"})
     assert not (tmp_path / "bad").exists()

@@ -95,15 +95,15 @@ class RunDisplay:
             )
         agreed = ""
         if state.fsc is not None:
-            from faml.em.schedule import FSC_NEEDED
-            from faml.metrics.fsc import resolution_at
+            from faml.metrics.fsc import FSC_THRESHOLD, resolution_at
+            from faml.results import resolution_text
 
             particles = dataset.particles
             best = min(
-                resolution_at(curve, FSC_NEEDED, particles.box, particles.voxel_size_angstrom)
+                resolution_at(curve, FSC_THRESHOLD, particles.box, particles.voxel_size_angstrom)
                 for curve in state.fsc
             )
-            agreed = f"  halves agree to {best:6.1f} Å"
+            agreed = f"  halves agree to {resolution_text(best)}"
         self.iterations += 1
         # Saving and drawing belong to no pass.
         self._began = time.monotonic()

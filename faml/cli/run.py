@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -315,6 +314,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _summary(display: RunDisplay, result: RunResult) -> None:
+    from faml.results import resolution_text
+
     state = result.state
     if state.iteration > 0 and not state.stop_reason:
         display.say(
@@ -322,7 +323,8 @@ def _summary(display: RunDisplay, result: RunResult) -> None:
             f"resume {result.directory} --iterations {2 * state.iteration}"
         )
     for k, resolution in enumerate(result.halves.resolutions_angstrom if result.halves else ()):
-        found = f"{resolution:.1f} Å" if math.isfinite(resolution) else "none"
-        display.say(f"class {k + 1}: resolution {found} (corrected FSC of half-maps at 0.143)")
+        display.say(
+            f"class {k + 1}: half-maps agree to {resolution_text(resolution)} (corrected FSC 0.143)"
+        )
     maps = ", ".join(path.name for path in result.maps)
     display.say(f"{result.directory}: {maps}, {result.star.name}, run.h5; pictures in slices.png")

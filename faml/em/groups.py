@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
 from faml.em.folds import split_into_folds, with_averages_of
+from faml.em.halves import Agreement, assignments_in_frame, in_frame
 from faml.em.maximization import MStep
+from faml.em.state import Assignments
 from faml.em.statistics import Statistics
 from faml.model import Model
 
@@ -134,6 +136,24 @@ class Groups:
         with ThreadPoolExecutor(max_workers=threads) as pool:
             held_out = tuple(pool.map(hold_out, *zip(*folds, strict=True)))
         return Estimates(step, found, plain, held_out)
+
+    def in_one_frame(
+        self, found: Estimates, assignments: Assignments, agreed: Agreement
+    ) -> tuple[Estimates, Assignments]:
+        """The second half's models and assignments in the first's frame and order of classes."""
+        if not agreed.moved:
+            return found, assignments
+        first, second = found.halves
+        folds = len(found.references) // 2
+        turned = tuple(in_frame(model, agreed) for model in found.references[folds:])
+        return (
+            replace(
+                found,
+                halves=(first, in_frame(second, agreed)),
+                references=(*found.references[:folds], *turned),
+            ),
+            assignments_in_frame(assignments, self.halves[1], agreed),
+        )
 
 
 def _sum(parts: tuple[Statistics, ...]) -> Statistics:

@@ -18,12 +18,19 @@ from faml.conventions import rotation_angle_deg
 from faml.em.state import Assignments
 from faml.errors import ConfigurationError
 from faml.metrics.align import Alignment, align_volume
-from faml.metrics.fsc import fourier_shell_correlation
+from faml.metrics.fsc import fourier_shell_correlation, pearson
 from faml.metrics.resample import crop_fourier, transform_volume
 from faml.model import Model
 from faml.transforms.fourier import even_fast_length
 
-__all__ = ["Agreement", "agreement", "assignments_in_frame", "in_frame", "split_into_halves"]
+__all__ = [
+    "Agreement",
+    "agreement",
+    "assignments_in_frame",
+    "in_frame",
+    "split_into_halves",
+    "unmoved",
+]
 
 _STREAM = 0x4A1F  # tells the split's random stream from the others
 _FEWEST = 4
@@ -126,6 +133,15 @@ class Agreement:
         return np.stack([fourier_shell_correlation(a, b, mask) for a, b in pairs])
 
 
+def unmoved(classes: int) -> Agreement:
+    """Halves whose averages are in one order and frame already."""
+    return Agreement(
+        np.arange(classes),
+        np.broadcast_to(np.eye(3), (classes, 3, 3)).copy(),
+        np.zeros((classes, 3)),
+    )
+
+
 def agreement(
     first: Model, second: Model, align_shell: int, max_shift_voxels: float, *, one_frame: bool
 ) -> Agreement:
@@ -138,26 +154,23 @@ def agreement(
         Last shell of the E-step.
     max_shift_voxels : float
     one_frame : bool
-        Poses were given or come from one reference: nothing is aligned, so that the halves
-        cannot be made to agree.
+        Poses were given or come from one reference: averages are matched as they lie and none is
+        aligned, so that the halves cannot be made to agree.
     """
     count = first.classes
-    order = np.arange(count)
-    rotations = np.broadcast_to(np.eye(3), (count, 3, 3)).copy()
-    translations = np.zeros((count, 3))
-    if one_frame:
-        return Agreement(order, rotations, translations)
+    found = unmoved(count)
     if count > 1:
-        order = _matched(first.volumes, second.volumes, align_shell, max_shift_voxels)
-    for k in range(count):
-        fixed, moving = first.volumes[k], second.volumes[order[k]]
+        shift = None if one_frame else max_shift_voxels
+        found = replace(found, order=_matched(first.volumes, second.volumes, align_shell, shift))
+    for k in range(0 if one_frame else count):
+        fixed, moving = first.volumes[k], second.volumes[found.order[k]]
         if not (np.ptp(fixed) > 0 and np.ptp(moving) > 0):
             continue  # an empty class has no frame
-        found = _aligned(moving, fixed, align_shell, max_shift_voxels)
-        turn = float(rotation_angle_deg(found.rotation, np.eye(3)))
-        if turn > _SAME_DEG or float(np.linalg.norm(found.translation)) > _SAME_VOXELS:
-            rotations[k], translations[k] = found.rotation, found.translation
-    return Agreement(order, rotations, translations)
+        aligned = _aligned(moving, fixed, align_shell, max_shift_voxels)
+        turn = float(rotation_angle_deg(aligned.rotation, np.eye(3)))
+        if turn > _SAME_DEG or float(np.linalg.norm(aligned.translation)) > _SAME_VOXELS:
+            found.rotations[k], found.translations[k] = aligned.rotation, aligned.translation
+    return found
 
 
 def in_frame(model: Model, found: Agreement) -> Model:
@@ -210,16 +223,21 @@ def _matched(
     first: npt.NDArray[np.float32],
     second: npt.NDArray[np.float32],
     align_shell: int,
-    max_shift_voxels: float,
+    max_shift_voxels: float | None,
 ) -> npt.NDArray[np.int64]:
-    """Class of the second half that each of the first is most like, each once (Hungarian)."""
+    """Class of the second half that each of the first is most like, each once (Hungarian).
+
+    Without a largest shift the averages are compared as they lie.
+    """
     n = first.shape[-1]
     edge = min(n, even_fast_length(3 * min(align_shell, _SEARCH_SHELL)))
     small = [[crop_fourier(volume, edge) for volume in volumes] for volumes in (first, second)]
     scores = np.zeros((len(first), len(second)))
     for i, a in enumerate(small[0]):
         for j, b in enumerate(small[1]):
-            if np.ptp(a) > 0 and np.ptp(b) > 0:
+            if max_shift_voxels is None:
+                scores[i, j] = pearson(a, b)
+            elif np.ptp(a) > 0 and np.ptp(b) > 0:
                 shift = max_shift_voxels * edge / n
                 scores[i, j] = _aligned(b, a, align_shell, shift).correlation
     return linear_sum_assignment(-scores)[1].astype(np.int64)

@@ -17,12 +17,13 @@ import numpy.typing as npt
 from faml.config import EmConfig, RunConfig
 from faml.conventions import FloatArray
 from faml.em.balance import balanced_log_fractions
+from faml.em.checks import check_run, largest_shift, whole_tomograms
 from faml.em.expectation import (
     ParticleResult,
     shell_power,
 )
 from faml.em.groups import Estimates, Groups
-from faml.em.halves import agreement, assignments_in_frame, in_frame, split_into_halves
+from faml.em.halves import agreement, split_into_halves, unmoved
 from faml.em.maximization import maximise
 from faml.em.passes import FixedPose, Pass, Search, collect, in_order
 from faml.em.schedule import (
@@ -33,15 +34,14 @@ from faml.em.schedule import (
     first_align_shell,
     last_shell,
     measure_changes,
+    measured_ssnr,
     next_shell,
     ssnr_needed,
     stop_reason,
 )
-from faml.em.start import REFERENCE_FREE_STARTS, fixed_assignments, start_assignments
+from faml.em.start import fixed_assignments, start_assignments
 from faml.em.state import Assignments, State
 from faml.em.statistics import Statistics
-from faml.errors import ConfigurationError, InputDataError
-from faml.metrics.fsc import ssnr_of_fsc
 from faml.model import ZETA2_FLOOR, Model
 from faml.particles import ParticleSet
 from faml.particles.view import ParticleViews, Pose
@@ -62,11 +62,6 @@ Progress = Callable[[int, int], None]
 
 _DEFAULT_RADIUS = 0.3
 """Particle radius as a fraction of the box where no diameter is given."""
-_DEFAULT_SHIFT = 1.0 / 8.0
-"""Largest shift searched as a fraction of the box."""
-_SHIFT_MARGIN_VOXELS = 2.0
-"""How far beyond the largest input shift is searched."""
-_SHIFT_ROUNDING_VOXELS = 1e-3  # of shifts written to a file and read again
 _MASK_EDGE_VOXELS = 3.0
 _REFERENCE_PASSES = 3
 _NO_PRIOR = 1e30
@@ -112,10 +107,10 @@ class EmRun:
         self._progress = progress
         self._reference = reference
         self._mask = mask
-        self._check()
+        check_run(particles, config, reference, mask)
         box = particles.box
         self.symmetry = point_group(config.em.symmetry)
-        self.max_shift_voxels = self._largest_shift()
+        self.max_shift_voxels = largest_shift(particles, config)
         diameter = config.data.particle_diameter_angstrom
         self.radius_voxels = _DEFAULT_RADIUS * box
         if diameter is not None:
@@ -140,75 +135,12 @@ class EmRun:
         self._blind = config.em.start in BLIND_STARTS
         halves: tuple[npt.NDArray[np.int64], ...] = (np.arange(len(particles)),)
         if config.em.half_sets:
-            halves = split_into_halves(len(particles), config.em.seed, self._tomograms())
+            halves = split_into_halves(
+                len(particles), config.em.seed, whole_tomograms(particles, config)
+            )
         self._groups = Groups(
             len(particles), halves, config.em.folds, config.em.seed, blind=self._blind
         )
-
-    def _check(self) -> None:
-        box = self.particles.box
-        full = full_resolution_shell(box)
-        if full < 2:
-            raise InputDataError(f"expected boxes of at least 6 voxels, found {box}")
-        shift = self.config.search.max_shift_voxels
-        if shift is not None and shift >= box / 2:
-            raise ConfigurationError(
-                f"expected a largest shift below half the box ({box / 2:g} voxels), found "
-                f"{shift:g}; lower --max-shift"
-            )
-        em = self.config.em
-        if em.start not in REFERENCE_FREE_STARTS and self._reference is None:
-            raise ConfigurationError(
-                f"unknown start {em.start!r}; expected {', '.join(REFERENCE_FREE_STARTS)} or the "
-                "path of an MRC file"
-            )
-        if self._mask is not None and self._mask.shape != (box,) * 3:
-            raise InputDataError(
-                f"mask {em.mask}: expected the particles' box {(box,) * 3}, found "
-                f"{self._mask.shape}; rescale it"
-            )
-        if self._reference is not None and self._reference.shape != (box,) * 3:
-            raise InputDataError(
-                f"reference {em.start}: expected the particles' box {(box,) * 3}, found "
-                f"{self._reference.shape}; rescale it"
-            )
-
-    def _tomograms(self) -> npt.NDArray[np.int64] | None:
-        """What half-sets are split by, beyond particles."""
-        if self.config.em.split_by == "particle":
-            return None
-        if self.particles.tomograms is None:
-            raise InputDataError(
-                "--split-by tomogram: expected a STAR file with rlnTomoName or rlnMicrographName, "
-                "found none; leave it out"
-            )
-        return self.particles.tomograms
-
-    def _largest_shift(self) -> float:
-        """Largest |t| to search; reaches every input pose where the run begins from them."""
-        box, search = self.particles.box, self.config.search
-        limit = search.max_shift_voxels
-        default = _DEFAULT_SHIFT * box
-        poses = self.particles.poses
-        if poses is None or (self.config.em.start != "poses" and search.local_angle_deg is None):
-            return default if limit is None else limit
-        lengths = np.linalg.norm(poses.translations, axis=1)
-        worst = int(np.argmax(lengths))
-        found = f"particle {self.particles.names[worst]}: found an input shift of "
-        if lengths[worst] + _SHIFT_MARGIN_VOXELS >= box / 2:
-            raise InputDataError(
-                f"{found}{lengths[worst]:.1f} voxels, expected at most "
-                f"{box / 2 - _SHIFT_MARGIN_VOXELS:g}; extract the particles again at their "
-                "refined positions"
-            )
-        if limit is None:
-            return max(default, float(lengths[worst]) + _SHIFT_MARGIN_VOXELS)
-        if lengths[worst] > limit + _SHIFT_ROUNDING_VOXELS:
-            raise ConfigurationError(
-                f"{found}{lengths[worst]:.1f} voxels, expected at most {limit:g} (--max-shift); "
-                "raise it or leave it out"
-            )
-        return limit
 
     @property
     def halves(self) -> tuple[npt.NDArray[np.int64], ...]:
@@ -261,10 +193,8 @@ class EmRun:
             assignments = self._align_to_reference(self._reference, model, grid, assignments)
         done = self._pass((model,), grid, FixedPose(self._context), assignments, 0)
         found = self._maximise(done, model, (), (), grid, known_poses=not self._blind)
-        found, assignments, fsc = self._in_one_frame(
-            found, done.assignments, align_shell, one_frame=not self._blind
-        )
-        ssnr = self._ssnr(found, fsc)
+        found, assignments, fsc = self._compared(found, done.assignments, align_shell)
+        ssnr = measured_ssnr(found.step.ssnr, fsc)
         following = align_shell
         if not self._blind and em.march:
             # Given poses were not fitted to this noise, so every shell's SSNR is honest; those
@@ -355,11 +285,10 @@ class EmRun:
             last=keep is not None,
         )
         changes = measure_changes(state.assignments, done.assignments, self.symmetry)
-        # Last maps lie in the frame of the iteration before, and are too noisy to find another.
-        found, assignments, fsc = self._in_one_frame(
-            found, done.assignments, align_shell, one_frame=keep is not None or not self._blind
+        found, assignments, fsc = self._compared(
+            found, done.assignments, align_shell, settled=keep is not None
         )
-        ssnr = self._ssnr(found, fsc)
+        ssnr = measured_ssnr(found.step.ssnr, fsc)
         new = State(
             iteration=state.iteration if keep else iteration,
             model=found.step.model,
@@ -379,40 +308,30 @@ class EmRun:
             return replace(new, changes=keep.changes, stop_reason=keep.stop_reason)
         return replace(new, stop_reason=stop_reason(state, new, em))
 
-    def _in_one_frame(
-        self, found: Estimates, assignments: Assignments, align_shell: int, *, one_frame: bool
+    def _compared(
+        self,
+        found: Estimates,
+        assignments: Assignments,
+        align_shell: int,
+        *,
+        settled: bool = False,
     ) -> tuple[Estimates, Assignments, npt.NDArray[np.float64] | None]:
-        """Halves in the first one's frame and order of classes, and their FSC."""
+        """Halves in one frame and order of classes, and their FSC.
+
+        ``settled`` maps lie in the frame of the iteration before, and are too noisy to find one.
+        """
         if not found.halves:
             return found, assignments, None
         first, second = found.halves
         reach = min(self.max_shift_voxels, _FRAME_SHIFT * self.particles.box)
-        agreed = agreement(first, second, align_shell, reach, one_frame=one_frame)
+        agreed = (
+            unmoved(first.classes)
+            if settled
+            else agreement(first, second, align_shell, reach, one_frame=not self._blind)
+        )
         plain_first, plain_second = found.plain
         fsc = agreed.fsc(plain_first, plain_second, self._mask)
-        if agreed.moved:
-            assignments = assignments_in_frame(assignments, self._groups.halves[1], agreed)
-            folds = len(found.references) // 2
-            found = replace(
-                found,
-                halves=(first, in_frame(second, agreed)),
-                references=(
-                    *found.references[:folds],
-                    *(in_frame(model, agreed) for model in found.references[folds:]),
-                ),
-            )
-        return found, assignments, fsc
-
-    def _ssnr(
-        self, found: Estimates, fsc: npt.NDArray[np.float64] | None
-    ) -> npt.NDArray[np.float64]:
-        """SSNR of the averages, (K, S): of half-sets where there are any."""
-        if fsc is None:
-            return found.step.ssnr
-        ssnr = np.zeros_like(found.step.ssnr)
-        shells = min(ssnr.shape[1], fsc.shape[1])
-        ssnr[:, :shells] = ssnr_of_fsc(fsc[:, :shells])
-        return ssnr
+        return (*self._groups.in_one_frame(found, assignments, agreed), fsc)
 
     def _maximise(
         self,

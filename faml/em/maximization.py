@@ -122,14 +122,13 @@ def maximise(
     if fixed_noise is not None:
         noise = fixed_noise
     else:
-        explained = _explained(systems.values(), grid, copies) if known_poses else None
+        explained = _explained(systems.values(), grid) if known_poses else None
         noise = _noise_variance(sums, old, grid, config, explained)
-    for k, (numerator, operator) in systems.items():
+    for k, system in systems.items():
+        numerator, operator = system.numerator, system.operator
         left = noise / copies
-        # A symmetric numerator is confined: noise beyond the ball is not in it any more.
-        dirt = left * (operator.ball_share if copies > 1 else 1.0)
         power[k], ssnr[k] = _signal(
-            numerator, operator.diagonal, left, dirt, old.signal_power[k], grid
+            numerator, operator.diagonal, left, noise * system.freedom, old.signal_power[k], grid
         )
         if fixed_power is not None:
             power[k] = fixed_power[k]
@@ -162,40 +161,51 @@ def maximise(
     return MStep(model, ssnr, tuple(k for k in range(old.classes) if k not in systems))
 
 
-def _system(
-    sums: Statistics, class_index: int, grid: FourierGrid, symmetry: PointGroup
-) -> tuple[npt.NDArray[np.complex128], NormalOperator]:
-    """Right and left side of one class' equation: turned-back data, and how they were seen."""
+@dataclass(frozen=True)
+class _System:
+    """One class' equation: turned-back data, and how they were seen.
+
+    Attributes
+    ----------
+    numerator : (J,) complex128
+    operator : NormalOperator
+    freedom : float
+        Share of the data's noise that the numerator holds: copies of a symmetric one are averaged,
+        and what lies beyond the ball is not in it any more.
+    """
+
+    numerator: npt.NDArray[np.complex128]
+    operator: NormalOperator
+    freedom: float
+
+
+def _system(sums: Statistics, class_index: int, grid: FourierGrid, symmetry: PointGroup) -> _System:
     operator = NormalOperator(sums.denominator[class_index], grid)
     numerator = half_cube_adjoint(sums.numerator[class_index], grid).astype(np.complex128)
     if symmetry.order == 1:
-        return numerator, operator
-    turned = symmetrise_components(operator.confine(numerator), symmetry.rotations, grid)
-    return turned, symmetrise_operator(operator, symmetry.rotations, grid)
+        return _System(numerator, operator, 1.0)
+    return _System(
+        symmetrise_components(operator.confine(numerator), symmetry.rotations, grid),
+        symmetrise_operator(operator, symmetry.rotations, grid),
+        operator.ball_share / symmetry.order,
+    )
 
 
 def _explained(
-    systems: Iterable[tuple[npt.NDArray[np.complex128], NormalOperator]],
-    grid: FourierGrid,
-    copies: int,
+    systems: Iterable[_System], grid: FourierGrid
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Power per shell that averages take from the data, and the components they have for it.
-
-    ``copies`` components of a symmetric average are one, and its numerator is confined.
-    """
+    """Power per shell that averages take from the data, and the components they have for it."""
     top = grid.sum_shell + 1
-    share = 1.0
     power, free = np.zeros(top), np.zeros(top)
-    for numerator, operator in systems:
-        if copies > 1:
-            share = operator.ball_share / copies
-        weight = operator.diagonal
+    for system in systems:
+        weight = system.operator.diagonal
         mean = sum_over_shells(grid.shells, grid.multiplicity * weight, top) / grid.shell_counts
         seen = weight > np.maximum(_COVERAGE_FLOOR * mean, 1e-30)[grid.shells]
-        taken = grid.multiplicity[seen] * np.abs(numerator[seen]) ** 2 / weight[seen]
+        taken = grid.multiplicity[seen] * np.abs(system.numerator[seen]) ** 2 / weight[seen]
         power += sum_over_shells(grid.shells[seen], taken, top)
-        free += sum_over_shells(grid.shells[seen], grid.multiplicity[seen], top)
-    return power, free * share
+        components = sum_over_shells(grid.shells[seen], grid.multiplicity[seen], top)
+        free += system.freedom * components
+    return power, free
 
 
 def _noise_variance(

@@ -9,13 +9,12 @@ import numpy.typing as npt
 
 from faml.config import EmConfig
 from faml.em.state import Assignments, Changes, State
-from faml.metrics.fsc import ssnr_of_fsc
+from faml.metrics.fsc import FSC_THRESHOLD, ssnr_of_fsc
 from faml.symmetry import PointGroup
 from faml.transforms.fourier import full_resolution_shell
 
 __all__ = [
     "BLIND_STARTS",
-    "FSC_NEEDED",
     "LOOK_AHEAD",
     "SSNR_NEEDED",
     "classes_balanced",
@@ -23,6 +22,7 @@ __all__ = [
     "first_align_shell",
     "last_shell",
     "measure_changes",
+    "measured_ssnr",
     "next_shell",
     "ssnr_needed",
     "stop_reason",
@@ -34,9 +34,6 @@ LOOK_AHEAD = 3
 """Shells beyond the E-step that are summed. No pose was fitted to them, so the SSNR measured there
 is honest, and it alone drives the march."""
 SSNR_NEEDED = 0.25
-FSC_NEEDED = 0.143
-"""Of two half-sets' averages: that of all particles' then correlates with the truth by 0.5
-(Rosenthal & Henderson 2003)."""
 _FIRST_DETAIL = 1.0 / 6.0
 _SMALLEST_FIRST = 4
 _STEP = 1
@@ -82,9 +79,21 @@ def next_shell(align_shell: int, ssnr: npt.NDArray[np.float64], box: int, config
     return min(grown, last)
 
 
+def measured_ssnr(
+    ssnr: npt.NDArray[np.float64], fsc: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float64]:
+    """SSNR of averages, (K, S): of the sums, or from half-sets' FSC (K, n // 2) if there is one."""
+    if fsc is None:
+        return ssnr
+    measured = np.zeros_like(ssnr)
+    shells = min(ssnr.shape[1], fsc.shape[1])
+    measured[:, :shells] = ssnr_of_fsc(fsc[:, :shells])
+    return measured
+
+
 def ssnr_needed(config: EmConfig) -> float:
     """SSNR from which a shell is used: that of an FSC of 0.143 where half-sets measure it."""
-    return float(ssnr_of_fsc(FSC_NEEDED)) if config.half_sets else SSNR_NEEDED
+    return float(ssnr_of_fsc(FSC_THRESHOLD)) if config.half_sets else SSNR_NEEDED
 
 
 def exploration(iteration: int, config: EmConfig) -> float:

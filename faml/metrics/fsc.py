@@ -10,6 +10,7 @@ import numpy.typing as npt
 from faml.transforms.fourier import shell_indices, sum_over_shells
 
 __all__ = [
+    "FSC_THRESHOLD",
     "CorrectedFsc",
     "corrected_fsc",
     "fourier_shell_correlation",
@@ -18,6 +19,9 @@ __all__ = [
     "ssnr_of_fsc",
 ]
 
+FSC_THRESHOLD = 0.143
+"""Of two independent halves: the average of both then correlates with the truth by 0.5
+(Rosenthal & Henderson 2003)."""
 _RANDOMISED_FROM = 0.8
 """Phases are randomised from the shell on where the unmasked FSC falls below this."""
 _RANDOMISED_MARGIN = 2

@@ -10,13 +10,11 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.ndimage
 
-from faml.metrics.fsc import CorrectedFsc, corrected_fsc, resolution_at
+from faml.metrics.fsc import FSC_THRESHOLD, CorrectedFsc, corrected_fsc, resolution_at
 from faml.transforms.fourier import shell_indices, sum_over_shells
 
-__all__ = ["FSC_THRESHOLD", "Postprocessed", "guinier_b_factor", "local_resolution", "postprocess"]
+__all__ = ["Postprocessed", "guinier_b_factor", "local_resolution", "postprocess"]
 
-FSC_THRESHOLD = 0.143
-"""Rosenthal & Henderson 2003."""
 _GUINIER_FROM_ANGSTROM = 15.0
 """Coarser than this the envelope of a structure has no common slope."""
 _FEWEST_GUINIER_SHELLS = 4

@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from faml.io.atomic import atomic_path
-from faml.metrics.fsc import CorrectedFsc
+from faml.metrics.fsc import FSC_THRESHOLD, CorrectedFsc
 
 __all__ = ["write_fsc_plot"]
-
-_THRESHOLD = 0.143
 
 
 def write_fsc_plot(
@@ -43,7 +41,7 @@ def write_fsc_plot(
             lw=1.0,
             label="phases randomised",
         )
-        axes.axhline(_THRESHOLD, color="black", lw=0.6, ls="--")
+        axes.axhline(FSC_THRESHOLD, color="black", lw=0.6, ls="--")
         axes.axhline(0.0, color="black", lw=0.6)
         axes.set_ylim(-0.2, 1.05)
         axes.set_xlim(0.0, frequency[-1])

@@ -51,10 +51,8 @@ def symmetrise_components(
     big[inner, inner, inner] = grid.cropped_volume(values)
     padded = scipy.fft.rfftn(scipy.fft.ifftshift(big))
     cube = half_cube(padded, grid.padded_reach)
-    real = _turned(cube.real, 2.0 * grid.points, rotations[1:], odd=False)
-    imag = _turned(cube.imag, 2.0 * grid.points, rotations[1:], odd=True)
-    for a, b in zip(real, imag, strict=True):
-        total += a + 1j * b
+    for turned in _turned(cube, 2.0 * grid.points, rotations[1:]):
+        total += turned
     return total / len(rotations)
 
 
@@ -64,28 +62,23 @@ def symmetrise_operator(
     """Mean over the rotations of a normal operator; parameters as `symmetrise_components`."""
     total = operator.weights.astype(np.float64)
     cube = half_cube(operator.spectrum, grid.padded_reach)
-    for turned in _turned(cube, grid.weight_points, rotations[1:], odd=False):
-        total += turned
+    for turned in _turned(cube, grid.weight_points, rotations[1:]):
+        total += turned.real
     return NormalOperator(total / len(rotations), grid)
 
 
 def _turned(
-    cube: npt.NDArray[np.floating],
+    cube: npt.NDArray[np.inexact],
     points: npt.NDArray[np.floating],
     rotations: npt.NDArray[np.float64],
-    *,
-    odd: bool,
-) -> Iterator[npt.NDArray[np.float64]]:
-    """Samples of a centred half-cube at points (P, 3), turned by each of the rotations.
-
-    The function is even under k -> -k, or odd.
-    """
+) -> Iterator[npt.NDArray[np.inexact]]:
+    """Samples of a centred, Hermitian half-cube at points (P, 3), turned by each rotation."""
     q = cube.shape[2] - 1
     margin = min(_MARGIN, q)
-    sign = -1.0 if odd else 1.0
-    beyond = sign * cube[::-1, ::-1, margin:0:-1]
+    beyond = cube[::-1, ::-1, margin:0:-1].conj()
+    kind = np.complex128 if np.iscomplexobj(cube) else np.float64
     splines = scipy.ndimage.spline_filter(
-        np.concatenate([beyond, cube], axis=2).astype(np.float64), order=3, mode="mirror"
+        np.concatenate([beyond, cube], axis=2).astype(kind), order=3, output=kind, mode="mirror"
     )
     for rotation in rotations:
         turned = points.astype(np.float64) @ rotation
@@ -95,6 +88,5 @@ def _turned(
         samples = scipy.ndimage.map_coordinates(
             splines, places, order=3, mode="mirror", prefilter=False
         )
-        if odd:
-            samples[flip] *= -1.0
+        samples[flip] = samples[flip].conj()
         yield samples
