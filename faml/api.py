@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from faml.em.loop import EmRun, Progress
 from faml.em.schedule import BLIND_STARTS, first_align_shell
 from faml.em.start import REFERENCE_FREE_STARTS, start_assignments
 from faml.em.state import State
+from faml.em.trials import Trials
 from faml.errors import (
     CheckpointError,
     ConfigurationError,
@@ -32,10 +33,11 @@ from faml.io.atomic import write_text_atomic
 from faml.io.checkpoint import HDF5Checkpoint, StoredRun, read_run
 from faml.io.dataset import Dataset, open_particles
 from faml.io.mrc import read_volume
-from faml.io.output import CHECKPOINT_NAME, prepare_output_directory
+from faml.io.output import CHECKPOINT_NAME, prepare_output_directory, stored_starts
 from faml.particles import ParticleSet
 from faml.results import HalfResults, draw_classes, write_half_results, write_results
 from faml.run_log import log_header, log_state, logged
+from faml.starts import OnMessage, OnState, best_start
 
 __all__ = ["CHECKPOINT_NAME", "RunResult", "iterate", "resume", "run", "run_config"]
 
@@ -48,8 +50,6 @@ _MASK_ROUNDING = 1e-3
 _SMALLEST_MASK = 1e-4
 _SAME_VOXEL = 1e-4
 """Headers hold voxel sizes in single precision; more than this is another voxel size."""
-
-OnState = Callable[[State, Dataset], None]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def run(
     max_resolution_angstrom: float | None = None,
     progress: Progress | None = None,
     on_state: OnState | None = None,
+    on_message: OnMessage | None = None,
     **settings: Any,
 ) -> RunResult:
     """Average and classify particles.
@@ -101,6 +102,8 @@ def run(
         Called with (particles done, particles in all) during each pass.
     on_state : callable, optional
         Called with every state and the data set.
+    on_message : callable, optional
+        Called with what a user should read between iterations.
     **settings
         ``preset``, ``threads`` and the sections ``data``, ``search``, ``em`` as dictionaries
         (`faml.config`).
@@ -121,6 +124,7 @@ def run(
         max_resolution_angstrom=max_resolution_angstrom,
         progress=progress,
         on_state=on_state,
+        on_message=on_message,
     )
 
 
@@ -130,6 +134,7 @@ def run_config(
     max_resolution_angstrom: float | None = None,
     progress: Progress | None = None,
     on_state: OnState | None = None,
+    on_message: OnMessage | None = None,
 ) -> RunResult:
     """`run` for a complete configuration (with ``data.inputs`` and ``output``)."""
     if not config.output:
@@ -151,7 +156,7 @@ def run_config(
         log_header(em, dataset)
         for warning in (*dataset.warnings, *warnings):
             _LOG.warning(warning)
-        return _carry_out(em, dataset, directory, None, on_state, warnings)
+        return _carry_out(em, dataset, directory, None, on_state, on_message, warnings)
 
 
 def resume(
@@ -161,6 +166,7 @@ def resume(
     threads: int | None = None,
     progress: Progress | None = None,
     on_state: OnState | None = None,
+    on_message: OnMessage | None = None,
 ) -> RunResult:
     """Continue a run after its last complete iteration.
 
@@ -181,21 +187,23 @@ def resume(
     folder = Path(directory)
     if folder.name == CHECKPOINT_NAME and folder.is_file():
         folder = folder.parent
-    stored = read_run(folder / CHECKPOINT_NAME)
+    begun = stored_starts(folder)
+    starting = bool(begun) and not (folder / CHECKPOINT_NAME).exists()
+    stored = read_run(begun[0] if starting else folder / CHECKPOINT_NAME)
     config = _changed(stored.config, iterations=iterations, threads=threads)
     dataset = open_particles(config.data, config.em.seed)
     particles = dataset.particles
     _check_same_particles(folder, stored, particles)
     reference, warnings = _reference(config, particles)
-    state = stored.state
-    if iterations is not None and iterations > state.iteration:
+    state = None if starting else stored.state
+    if state is not None and iterations is not None and iterations > state.iteration:
         state = replace(state, stop_reason="")
     mask = _mask(config)
     em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
     with logged(folder):
         write_text_atomic(folder / _CONFIG_NAME, _config_text(em))
-        _LOG.info("resumed after iteration %d", state.iteration)
-        return _carry_out(em, dataset, folder, state, on_state, warnings)
+        _LOG.info("resumed after %s", f"iteration {state.iteration}" if state else "some starts")
+        return _carry_out(em, dataset, folder, state, on_state, on_message, warnings)
 
 
 def iterate(
@@ -214,7 +222,16 @@ def iterate(
         At once, for settings that do not fit the particles.
     """
     run = EmRun(particles, config or build_config(), reference=reference, mask=mask)
+    if run.config.em.starts > 1 and resume_from is None:
+        return _after_trials(run, Trials(run))
     return _limited(run, resume_from)
+
+
+def _after_trials(run: EmRun, trials: Trials) -> Iterator[State]:
+    with threadpool_limits(limits=1):
+        state = trials.continued(trials.best().best.state)
+    yield state
+    yield from _limited(run, state)
 
 
 def _limited(em: EmRun, resume_from: State | None) -> Iterator[State]:
@@ -234,6 +251,7 @@ def _carry_out(
     directory: Path,
     resume_from: State | None,
     on_state: OnState | None,
+    on_message: OnMessage | None,
     warnings: tuple[str, ...],
 ) -> RunResult:
     checkpoint = HDF5Checkpoint(directory / CHECKPOINT_NAME, em.config, dataset.particles)
@@ -242,6 +260,10 @@ def _carry_out(
     try:
         # One BLAS thread: more would change the order of sums with the machine.
         with threadpool_limits(limits=1):
+            if resume_from is None and em.config.em.starts > 1:
+                resume_from, doubts = best_start(em, dataset, directory, on_state, on_message)
+                warnings = (*warnings, *doubts)
+                checkpoint.save(resume_from)
             for state in em.states(resume_from):
                 checkpoint.save(state)
                 log_state(state, dataset, em.config.search.posterior_mass)
@@ -272,7 +294,9 @@ def _interrupted(
     halves: tuple[npt.NDArray[np.int64], ...],
 ) -> str:
     """Leave the last complete iteration's results; what to say and how to go on."""
-    if not checkpoint.saved:
+    if not checkpoint.saved and stored_starts(directory):
+        message = f"interrupted; continue with: faml resume {directory}"
+    elif not checkpoint.saved:
         message = (
             "interrupted before the first iteration was complete; start again with the same command"
         )

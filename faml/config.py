@@ -109,6 +109,11 @@ class EmConfig(_Section):
     seed: int = Field(default=0, ge=0)
     start: str = "random"
     """`random` orientations, plain `average`, the input `poses`, or an MRC file."""
+    starts: int = Field(default=1, ge=1)
+    """Short runs from so many random starts, of which the best goes on. They are ranked by how
+    well each explains particles that are not in its averages."""
+    start_iterations: int = Field(default=12, ge=1)
+    """Iterations of each of several `starts`."""
     symmetry: str = "C1"
     """Point group of every class: C1, C2, ..., D2, ..., T, O, I, with RELION's axes (main axis on
     Z). Averages are symmetrised, and each pose is searched in the asymmetric unit only."""
@@ -184,6 +189,12 @@ class RunConfig(_Section):
                 if given:
                     msg = f"{option} is for half-sets; give --half-sets as well or leave it out"
                     raise ValueError(msg)
+        if self.em.starts > 1 and self.em.start != "random":
+            msg = (
+                f"several starts differ in their random orientations only, found --start "
+                f"{self.em.start}; leave out --starts"
+            )
+            raise ValueError(msg)
         first, last = self.em.first_shell, self.em.max_shell
         if first is not None and last is not None and last < first:
             msg = f"the last shell ({last}) lies below the first ({first}); raise it or lower it"

@@ -14,7 +14,13 @@ from scipy.spatial.transform import Rotation
 from faml.conventions import rotation_angle_deg
 from faml.metrics.align import align_volume
 from faml.metrics.fsc import fourier_shell_correlation, pearson, resolution_at
-from faml.metrics.labels import confusion, misclassified, pose_errors, pose_errors_deg
+from faml.metrics.labels import (
+    adjusted_rand_index,
+    confusion,
+    misclassified,
+    pose_errors,
+    pose_errors_deg,
+)
 from faml.metrics.resample import Resampler, crop_fourier, transform_volume
 from faml.particles import ParticlePoses, wedge_weight
 
@@ -298,3 +304,23 @@ def test_confusion_counts_and_refuses():
         confusion(np.array([], dtype=int), np.array([], dtype=int))
     with pytest.raises(ValueError, match="negative"):
         confusion(np.array([0, 1]), np.array([-1, 0]))
+
+
+# ------------------------------------------------------------------ classifications
+
+
+def test_rand_index_of_a_published_example():
+    """The 2 x 2 tables of which the index is known in closed form, and renamed classes."""
+    first = np.repeat([0, 0, 1, 1], [5, 1, 1, 5])
+    second = np.repeat([0, 1, 0, 1], [5, 1, 1, 5])
+    # Pairs: 20 together in both, 30 in each, 66 in all: (20 - 900/66) / (30 - 900/66).
+    assert adjusted_rand_index(first, second) == pytest.approx((20 - 900 / 66) / (30 - 900 / 66))
+    assert adjusted_rand_index(first, 1 - first) == 1.0
+    assert adjusted_rand_index(np.zeros(4, int), np.zeros(4, int)) == 1.0
+
+
+def test_rand_index_of_unrelated_classes_is_zero_on_average():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    found = [adjusted_rand_index(labels, rng.permutation(labels)) for _ in range(400)]
+    assert abs(np.mean(found)) < 4 * np.std(found) / 20

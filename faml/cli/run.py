@@ -62,6 +62,13 @@ def run(
         str | None,
         typer.Option(help="random (default), average, poses (of the STAR file) or an MRC file."),
     ] = None,
+    starts: Annotated[
+        int | None,
+        typer.Option(help="Try so many random starts and go on with the best. Default: 1."),
+    ] = None,
+    start_iterations: Annotated[
+        int | None, typer.Option(help="Iterations of each of several starts. Default: 12.")
+    ] = None,
     start_lowpass: Annotated[
         float | None, typer.Option(help="Low-pass of the start in Angstrom.")
     ] = None,
@@ -192,6 +199,8 @@ def run(
             "iterations": iterations,
             "seed": seed,
             "start": start,
+            "starts": starts,
+            "start_iterations": start_iterations,
             "symmetry": symmetry,
             "start_lowpass_angstrom": start_lowpass,
             "update": update,
@@ -226,6 +235,7 @@ def _run(
             max_resolution_angstrom=max_resolution,
             progress=display.progress,
             on_state=display.state,
+            on_message=display.say,
             **settings,
         )
     _summary(display, result)
@@ -250,6 +260,7 @@ def resume(
             threads=all_cores() if threads is None else threads,
             progress=display.progress,
             on_state=display.state,
+            on_message=display.say,
         )
     if display.iterations == 0:
         done = result.state

@@ -39,7 +39,7 @@ from faml.em.schedule import (
     ssnr_needed,
     stop_reason,
 )
-from faml.em.start import fixed_assignments, start_assignments
+from faml.em.start import fixed_assignments, start_assignments, start_seed
 from faml.em.state import Assignments, State
 from faml.em.statistics import Statistics
 from faml.model import ZETA2_FLOOR, Model
@@ -86,6 +86,8 @@ class EmRun:
     mask : (n, n, n) float32 or None
         0 to 1; for a mask from a file.
     progress : Progress or None
+    start_number : int
+        Which of several random starts (`em.trials`); 1 is that of a run without others.
 
     Raises
     ------
@@ -101,12 +103,14 @@ class EmRun:
         reference: npt.NDArray[np.float32] | None = None,
         mask: npt.NDArray[np.float32] | None = None,
         progress: Progress | None = None,
+        start_number: int = 1,
     ) -> None:
         self.particles = particles
         self.config = config
         self._progress = progress
         self._reference = reference
         self._mask = mask
+        self._seed = start_seed(config.em.seed, start_number)
         check_run(particles, config, reference, mask)
         box = particles.box
         self.symmetry = point_group(config.em.symmetry)
@@ -152,6 +156,17 @@ class EmRun:
         """What averages are multiplied by, (n, n, n) float32."""
         return self._mask
 
+    def again(self, config: RunConfig, start_number: int) -> EmRun:
+        """Another run of the same particles, with other settings and another random start."""
+        return EmRun(
+            self.particles,
+            config,
+            reference=self._reference,
+            mask=self._mask,
+            progress=self._progress,
+            start_number=start_number,
+        )
+
     # ------------------------------------------------------------------ states
 
     def states(self, resume_from: State | None = None) -> Iterator[State]:
@@ -181,10 +196,26 @@ class EmRun:
         full = full_resolution_shell(self.particles.box)
         return self._iterate(replace(state, stop_reason=""), sum_shell=full, keep=state)
 
+    def held_out_log_likelihood(self, state: State, align_shell: int) -> float:
+        """Log-likelihood of all particles under what a state says they are aligned to next.
+
+        With folds, no particle is part of that. Comparable between runs at one ``align_shell``.
+        """
+        grid = fourier_grid(self.particles.box, align_shell, align_shell)
+        done = self._pass(
+            state.references,
+            grid,
+            self._strategy,
+            state.assignments,
+            state.iteration + 1,
+            settled=True,
+        )
+        return float(done.assignments.log_likelihoods.sum())
+
     def _start(self) -> State:
         em = self.config.em
         box = self.particles.box
-        assignments = start_assignments(self.particles, em.start, em.classes, em.seed)
+        assignments = start_assignments(self.particles, em.start, em.classes, self._seed)
         align_shell = self._start_shell()
         full = full_resolution_shell(box)
         grid = fourier_grid(box, align_shell, full)
@@ -412,7 +443,7 @@ class EmRun:
             strategy=strategy,
             before=before,
             iteration=iteration,
-            seed=self.config.em.seed,
+            seed=self._seed,
             balanced=balanced,
             refine=self._context if refine and self.config.search.refine else None,
         )
@@ -442,7 +473,7 @@ class EmRun:
 
     def _balanced(self, search: Search) -> Search:
         """The search with class fractions under which no class starves in a sample."""
-        seeds = np.random.SeedSequence([self.config.em.seed, search.iteration, _BALANCE_STREAM])
+        seeds = np.random.SeedSequence([self._seed, search.iteration, _BALANCE_STREAM])
         order = np.random.default_rng(seeds).permutation(len(self.particles))
         sample = np.sort(order[:_BALANCE_SAMPLE])
 

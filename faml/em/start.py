@@ -11,10 +11,18 @@ from faml.errors import ConfigurationError, InputDataError
 from faml.particles import ParticleSet
 from faml.transforms.rotations import random_rotations
 
-__all__ = ["REFERENCE_FREE_STARTS", "start_assignments"]
+__all__ = ["REFERENCE_FREE_STARTS", "fixed_assignments", "start_assignments", "start_seed"]
 
 REFERENCE_FREE_STARTS = ("random", "average", "poses")
 _STREAM = 0x57A7  # tells the start's random stream from the others
+_NUMBER_STREAM = 0x57A8
+
+
+def start_seed(seed: int, number: int) -> int:
+    """Seed of random start ``number``, from 1; the first has the run's own."""
+    if number == 1:
+        return seed
+    return int(np.random.SeedSequence([seed, _NUMBER_STREAM, number]).generate_state(1)[0])
 
 
 def start_assignments(particles: ParticleSet, start: str, classes: int, seed: int) -> Assignments:

@@ -99,11 +99,16 @@ class HDF5Checkpoint(MemoryCheckpoint):
     path : Path
     config : RunConfig
     particles : ParticleSet
+    history : bool
+        Keep all iterations, not only the last.
     """
 
-    def __init__(self, path: Path, config: RunConfig, particles: ParticleSet) -> None:
+    def __init__(
+        self, path: Path, config: RunConfig, particles: ParticleSet, *, history: bool = True
+    ) -> None:
         super().__init__()
         self.path = path
+        self._history = history
         self._config = config
         self._particles = particles
 
@@ -117,7 +122,7 @@ class HDF5Checkpoint(MemoryCheckpoint):
         """
         try:
             with atomic_path(self.path) as temporary:
-                if self.path.exists():
+                if self._history and self.path.exists():
                     shutil.copyfile(self.path, temporary)
                 with h5py.File(temporary, "a") as file:
                     if "format" not in file.attrs:

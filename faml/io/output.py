@@ -33,6 +33,8 @@ __all__ = [
     "ParticleResults",
     "class_path",
     "prepare_output_directory",
+    "start_path",
+    "stored_starts",
     "write_class_averages",
     "write_particles",
 ]
@@ -96,7 +98,7 @@ def prepare_output_directory(path: str | Path, inputs: Iterable[Path] = ()) -> P
                 f"{directory} holds the input ({file.name}), which results could overwrite; choose "
                 "another output directory"
             )
-    if (directory / CHECKPOINT_NAME).exists():
+    if (directory / CHECKPOINT_NAME).exists() or stored_starts(directory):
         raise OutputError(
             f"{directory} holds another run ({CHECKPOINT_NAME}); continue it with `faml resume "
             f"{directory}` or choose another output directory"
@@ -113,6 +115,16 @@ def prepare_output_directory(path: str | Path, inputs: Iterable[Path] = ()) -> P
             "can write to"
         ) from error
     return directory
+
+
+def start_path(directory: Path, number: int) -> Path:
+    """Checkpoint of one of several starts, from 1: ``starts/start_01.h5``."""
+    return directory / "starts" / f"start_{number:02d}.h5"
+
+
+def stored_starts(directory: Path) -> tuple[Path, ...]:
+    """Checkpoints of the starts that a run has begun."""
+    return tuple(sorted((directory / "starts").glob("start_*.h5")))
 
 
 def class_path(directory: Path, class_index: int) -> Path:

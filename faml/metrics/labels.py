@@ -12,7 +12,14 @@ from scipy.spatial.transform import Rotation
 from faml.conventions import rotation_angle_deg
 from faml.particles import ParticlePoses
 
-__all__ = ["PoseErrors", "confusion", "misclassified", "pose_errors", "pose_errors_deg"]
+__all__ = [
+    "PoseErrors",
+    "adjusted_rand_index",
+    "confusion",
+    "misclassified",
+    "pose_errors",
+    "pose_errors_deg",
+]
 
 _MOST_PROPOSALS = 200
 _ROUNDS = 20
@@ -80,6 +87,25 @@ def misclassified(labels: npt.NDArray[np.integer], assigned: npt.NDArray[np.inte
     table = confusion(labels, assigned)
     rows, columns = linear_sum_assignment(-table)
     return int(len(labels) - table[rows, columns].sum())
+
+
+def adjusted_rand_index(first: npt.NDArray[np.integer], second: npt.NDArray[np.integer]) -> float:
+    """Agreement of two classifications, whatever their classes are called.
+
+    Pairs of particles that both put together, less what chance would give (Hubert and Arabie
+    1985): 1 for the same classes, 0 on average for unrelated ones, and 1 where neither has more
+    than one class. Parameters and errors as `confusion`.
+    """
+    table = confusion(first, second)
+
+    def pairs(counts: npt.NDArray[np.int64]) -> float:
+        return float((counts * (counts - 1)).sum()) / 2.0
+
+    together = pairs(table)
+    rows, columns = pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
+    expected = rows * columns / max(pairs(table.sum(keepdims=True)), 1.0)
+    largest = 0.5 * (rows + columns)
+    return 1.0 if largest == expected else (together - expected) / (largest - expected)
 
 
 def pose_errors_deg(
