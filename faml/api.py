@@ -35,7 +35,13 @@ from faml.io.dataset import Dataset, open_particles
 from faml.io.mrc import read_volume
 from faml.io.output import CHECKPOINT_NAME, prepare_output_directory, stored_starts
 from faml.particles import ParticleSet
-from faml.results import HalfResults, draw_classes, write_half_results, write_results
+from faml.results import (
+    HalfResults,
+    draw_classes,
+    draw_orientations,
+    write_half_results,
+    write_results,
+)
 from faml.run_log import log_header, log_state, logged
 from faml.starts import OnMessage, OnState, best_start
 
@@ -276,6 +282,7 @@ def _carry_out(
             _LOG.info(last.stop_reason or f"stopped after {last.iteration} iterations")
             final = em.finish(last)
         maps, star = write_results(final, dataset, directory, em.halves)
+        warnings = (*warnings, *draw_orientations(final, dataset, directory, em.symmetry))
         halves = None
         if em.config.em.half_sets:
             mask = None if em.config.em.mask == "auto" else em.mask

@@ -16,16 +16,28 @@ from faml.io.dataset import Dataset
 from faml.io.fsc_files import write_fsc
 from faml.io.mrc import write_volume
 from faml.io.output import ParticleResults, class_path, write_class_averages, write_particles
+from faml.metrics.orientations import fourier_coverage, viewing_directions
 from faml.metrics.postprocess import Postprocessed, local_resolution, postprocess
 from faml.report.curves import write_fsc_plot
+from faml.report.orientations import write_orientation_plot
 from faml.report.slices import write_class_slices
+from faml.symmetry import PointGroup
 from faml.transforms.masks import automatic_mask
 
-__all__ = ["HalfResults", "draw_classes", "resolution_text", "write_half_results", "write_results"]
+__all__ = [
+    "HalfResults",
+    "draw_classes",
+    "draw_orientations",
+    "resolution_text",
+    "write_half_results",
+    "write_results",
+]
 
 _LOG = logging.getLogger("faml")
 _FEWEST_SHELLS = 3
 """Half-maps that agree no further than this have no structure in common but a blob."""
+_UNOBSERVED = 0.02
+"""Share of Fourier space whose absence a user should know of."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,46 @@ def _judged(done: Postprocessed, class_index: int, extent_angstrom: float) -> li
 def resolution_text(resolution: float) -> str:
     """In Angstrom; halves that agree in nothing have none."""
     return f"{resolution:.1f} Å" if math.isfinite(resolution) else "nothing"
+
+
+def draw_orientations(
+    state: State, dataset: Dataset, directory: Path, symmetry: PointGroup
+) -> tuple[str, ...]:
+    """Draw ``orientations.png``; warnings about what no particle has observed.
+
+    Parameters
+    ----------
+    state : State
+    dataset : Dataset
+    directory : Path
+    symmetry : PointGroup
+    """
+    particles, found = dataset.particles, state.assignments
+    members = [np.nonzero(found.classes == k)[0] for k in range(len(state.model.class_fractions))]
+    coverages = [
+        fourier_coverage(particles, found.rotations, mine, state.align_shell, symmetry)
+        if len(mine)
+        else None
+        for mine in members
+    ]
+    views = viewing_directions(found.rotations)
+    try:
+        write_orientation_plot(
+            directory / "orientations.png", [views[mine] for mine in members], coverages
+        )
+    except OutputError as error:
+        _LOG.warning("no picture of orientations: %s", error)
+    extent = particles.box * particles.voxel_size_angstrom
+    warnings = tuple(
+        f"class {k + 1}: no particle has observed {100 * each.unobserved:.0f} % of Fourier space "
+        f"to {extent / state.align_shell:.1f} Å, because missing wedges coincide; the map is "
+        "smeared along these directions (orientations.png)"
+        for k, each in enumerate(coverages)
+        if each is not None and each.unobserved > _UNOBSERVED
+    )
+    for warning in warnings:
+        _LOG.warning(warning)
+    return warnings
 
 
 def draw_classes(path: Path, state: State, dataset: Dataset) -> None:
