@@ -28,6 +28,7 @@ from faml.cli.options import (
     all_cores,
 )
 from faml.cli.run import resume, run
+from faml.cli.symmetry import symmetry
 from faml.errors import FamlError
 
 __all__ = ["app", "main"]
@@ -89,6 +90,7 @@ def _root(
 
 app.command()(run)
 app.command()(resume)
+app.command()(symmetry)
 
 
 @app.command()

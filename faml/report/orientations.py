@@ -59,7 +59,13 @@ def write_orientation_plot(
         both = np.concatenate([found.directions, -found.directions])
         phi, theta = _angles(both)
         dots = right.scatter(
-            phi, theta, c=np.tile(found.observed.mean(axis=0), 2), s=9, cmap="magma", vmin=0.0, rasterized=True
+            phi,
+            theta,
+            c=np.tile(found.observed.mean(axis=0), 2),
+            s=9,
+            cmap="magma",
+            vmin=0.0,
+            rasterized=True,
         )
         figure.colorbar(dots, ax=right, shrink=0.7, label="relative to mean")
         right.set_title(f"observed; {100 * found.unobserved:.1f} % is not", fontsize=9)

@@ -1,0 +1,142 @@
+"""Point groups and their axes found in maps, turned and off the centre of the box."""
+
+from __future__ import annotations
+
+import mrcfile
+import numpy as np
+import pytest
+from phantoms import blobs
+from scipy.spatial.transform import Rotation
+
+from faml.cli.app import main
+from faml.io.mrc import write_volume
+from faml.metrics.symmetry_search import find_symmetry, in_standard_frame, suggested
+from faml.symmetry import point_group
+
+VOXEL = 8.0
+TURN = Rotation.from_rotvec([0.9, -0.7, 0.4]).as_matrix()
+
+
+def symmetric(name, turn=TURN, centre=(1.0, -1.5, 0.5), n=24, noise=0.1, seed=0):
+    """A phantom with turned axes that meet off the centre, with noise."""
+    rng = np.random.default_rng(seed)
+    copies = point_group(name).rotations
+    # So few and small that the copies of a large group do not fill a ball.
+    unit = {"count": max(3, 24 // len(copies)), "spread": 0.22, "sigma": 0.045}
+    clean = sum(blobs(n, turn @ copy, centre, seed=3, **unit) for copy in copies)
+    return clean + rng.normal(scale=noise * clean.std(), size=clean.shape)
+
+
+def fits_of(volume, *names):
+    return find_symmetry(volume, [point_group(name) for name in names], VOXEL)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("C3", "C4"), ("D2", "D3"), ("C5", "C7"), ("T", "I")])
+def test_finds_the_group_and_its_axes(name, wrong):
+    volume = symmetric(name)
+    right, other = fits_of(volume, name, wrong)
+    assert right.weakest > 0.95
+    assert other.weakest < right.weakest - 0.05
+    assert other.resolution_angstrom > 1.2 * right.resolution_angstrom
+    # The axes are the planted ones, up to what the group itself and its normaliser allow.
+    group = point_group(name)
+    for rotation in group.rotations[1:]:
+        found = right.rotation @ rotation @ right.rotation.T
+        planted = TURN @ group.rotations @ TURN.T
+        assert np.abs(planted - found).max(axis=(1, 2)).min() < 0.05
+    # And they meet in the planted centre, of cyclic groups up to a move along the axis.
+    away = right.centre - np.array([1.0, -1.5, 0.5])
+    if name.startswith("C"):
+        axis = TURN[:, 2]
+        away = away - (away @ axis) * axis
+    assert np.linalg.norm(away) < 0.2
+
+
+def test_suggests_the_largest_group_that_holds():
+    volume = symmetric("D3")
+    fits = fits_of(volume, "C2", "C3", "D2", "D3", "D6")
+    found = suggested(fits, volume, VOXEL)
+    assert found is not None
+    assert found.group.name == "D3"
+
+
+def test_suggests_nothing_for_an_asymmetric_map():
+    volume = symmetric("C1")
+    assert suggested(fits_of(volume, "C2", "C3", "D2"), volume, VOXEL) is None
+
+
+def test_standard_frame_is_that_of_the_run():
+    """The turned map is unchanged by the very rotations that --symmetry averages over."""
+    from faml.metrics.fsc import pearson
+    from faml.metrics.resample import transform_volume
+
+    volume = symmetric("D2", noise=0.05)
+    (fit,) = fits_of(volume, "D2")
+    placed = in_standard_frame(volume, fit)
+    for rotation in point_group("D2").rotations:
+        assert pearson(transform_volume(placed, rotation, np.zeros(3)), placed) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("volume", "message"),
+    [
+        (np.zeros((8, 8, 9)), "cubic"),
+        (np.full((16, 16, 16), np.nan), "NaN"),
+        (np.ones((16, 16, 16)), "constant"),
+    ],
+)
+def test_bad_maps(volume, message):
+    with pytest.raises(ValueError, match=message):
+        fits_of(volume, "C2")
+
+
+def test_c1_is_no_finding():
+    with pytest.raises(ValueError, match="C1"):
+        fits_of(symmetric("C1", n=16), "C1")
+
+
+# ------------------------------------------------------------------ the command
+
+
+def command(*arguments):
+    with pytest.raises(SystemExit) as raised:
+        main(["symmetry", *map(str, arguments)])
+    return raised.value.code
+
+
+def test_command_shows_and_turns(tmp_path, capsys):
+    path, turned = tmp_path / "map.mrc", tmp_path / "turned.mrc"
+    write_volume(path, symmetric("C3").astype(np.float32), VOXEL)
+    assert command(path, "--groups", "C2,c3", "--align", "C3", "-o", turned) == 0
+    shown = capsys.readouterr().out
+    assert "C3 is the largest group" in shown
+    with mrcfile.open(turned) as file:
+        assert file.voxel_size.x == pytest.approx(VOXEL)
+        placed = file.data.copy()
+    (fit,) = fits_of(placed, "C3")
+    assert abs(fit.rotation[2, 2]) > 0.999
+    assert np.linalg.norm(fit.centre[:2]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--groups", "C7,X"], 2, "unknown symmetry 'X'"),
+        (["--groups", "C1"], 2, "every map has C1"),
+        (["--align", "C3"], 2, "belong together"),
+        (["--align", "C3", "-o", "{map}"], 4, "is the map itself"),
+        (["--max-resolution", "1e6"], 2, "finest resolution"),
+    ],
+)
+def test_bad_commands(tmp_path, capsys, arguments, code, message):
+    path = tmp_path / "map.mrc"
+    write_volume(path, symmetric("C3", n=16).astype(np.float32), VOXEL)
+    assert command(path, *[a.format(map=path) for a in arguments]) == code
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_command_on_a_constant_map(tmp_path, capsys):
+    path = tmp_path / "map.mrc"
+    write_volume(path, np.ones((16, 16, 16), np.float32), VOXEL)
+    assert command(path, "--groups", "C2") == 3
+    assert "holds no structure" in " ".join(capsys.readouterr().err.split())
