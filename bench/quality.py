@@ -2,11 +2,11 @@
 
     python bench/quality.py MODELS [--case NAME ...] [--seeds 1 2 3] [--json FILE] [--diameter]
 
-MODELS is a folder with groel_1oel.cif.gz and ribosome70s_4v5d.cif.gz. Tilt range +-60 degrees,
-shifts to +-3 voxels per axis, densities low-passed to two voxels; the signal-to-noise ratio is
-variance of the density over variance of the noise within the box. r is Pearson's coefficient over
-the box after rigid alignment; the oracle is the average at the true poses and classes by the same
-M-step.
+MODELS is a folder with groel_1oel.cif.gz, ribosome70s_4v5d.cif.gz and groel_groes_1aon.pdb.gz.
+Tilt range +-60 degrees unless a case says otherwise, shifts to +-3 voxels per axis, densities
+low-passed to two voxels; the signal-to-noise ratio is variance of the density over variance of the
+noise within the box. r is Pearson's coefficient over the box after rigid alignment; the oracle is
+the average at the true poses and classes by the same M-step.
 """
 
 from __future__ import annotations
@@ -18,23 +18,29 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import record
 from rich.console import Console
 from rich.table import Table
+from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
 from faml.config import build_config
 from faml.em.loop import EmRun
+from faml.em.trials import Trials
 from faml.metrics.align import align_volume
 from faml.metrics.fsc import pearson
-from faml.metrics.labels import misclassified, pose_errors_deg
+from faml.metrics.labels import confusion, misclassified, pose_errors_deg
 from faml.simulate.density import density_from_model
 from faml.simulate.particles import SimulatedParticles, simulate_particles
 
-FILES = {"groel": "groel_1oel.cif.gz", "70s": "ribosome70s_4v5d.cif.gz"}
+FILES = {
+    "groel": "groel_1oel.cif.gz",
+    "70s": "ribosome70s_4v5d.cif.gz",
+    "groes": "groel_groes_1aon.pdb.gz",
+}
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,12 @@ class Case:
     models: tuple[str, ...]
     box: int
     voxel_angstrom: float
-    count: int
+    counts: tuple[int, ...]
     snr: float
     strategies: tuple[str, ...]
     targets: dict[str, float]
+    tilt_deg: float = 60.0
+    rotations: Literal["uniform", "about_y"] = "uniform"
 
 
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -60,14 +68,23 @@ SEARCHES: dict[str, dict[str, Any]] = {
 """What a strategy is called here, and its settings."""
 ALL = ("exhaustive", "faml", "faml-amplitude", "fa")
 CASES = {
-    "70s-0.1": Case(("70s",), 32, 12.0, 40, 0.1, ALL, {"fa": 0.92, "faml": 0.94}),
-    "70s-0.01": Case(("70s",), 32, 12.0, 40, 0.01, ALL, {}),
-    "70s-0.003": Case(("70s",), 32, 12.0, 40, 0.003, ALL, {}),
-    "70s-0.001": Case(("70s",), 32, 12.0, 40, 0.001, ALL, {}),
-    "groel-0.01": Case(("groel",), 64, 6.0, 100, 0.01, ALL, {"faml": 0.90}),
-    "groel-0.003": Case(("groel",), 64, 6.0, 100, 0.003, ALL, {"faml": 0.82}),
-    "groel-0.001": Case(("groel",), 64, 6.0, 100, 0.001, ALL, {}),
-    "groel+70s-0.01": Case(("groel", "70s"), 64, 6.0, 100, 0.01, ("faml",), {}),
+    "70s-0.1": Case(("70s",), 32, 12.0, (40,), 0.1, ALL, {"fa": 0.92, "faml": 0.94}),
+    "70s-0.01": Case(("70s",), 32, 12.0, (40,), 0.01, ALL, {}),
+    "70s-0.003": Case(("70s",), 32, 12.0, (40,), 0.003, ALL, {}),
+    "70s-0.001": Case(("70s",), 32, 12.0, (40,), 0.001, ALL, {}),
+    "groel-0.01": Case(("groel",), 64, 6.0, (100,), 0.01, ALL, {"faml": 0.90}),
+    "groel-0.003": Case(("groel",), 64, 6.0, (100,), 0.003, ALL, {"faml": 0.82}),
+    "groel-0.001": Case(("groel",), 64, 6.0, (100,), 0.001, ALL, {}),
+    "groel+70s-0.01": Case(("groel", "70s"), 64, 6.0, (100, 100), 0.01, ("faml",), {}),
+    "groel-y-0.01": Case(
+        ("groel",), 64, 6.0, (50,), 0.01, ALL, {"faml": 0.80}, tilt_deg=40.0, rotations="about_y"
+    ),
+    "groel-groes-0.02": Case(
+        ("groel", "groes"), 32, 12.0, (200, 200), 0.02, ("faml",), {}, tilt_deg=65.0
+    ),
+    "groel-groes-5to1": Case(
+        ("groel", "groes"), 32, 12.0, (200, 40), 0.02, ("faml",), {}, tilt_deg=65.0
+    ),
 }
 
 
@@ -76,12 +93,13 @@ def simulate(case: Case, models: Path, seed: int) -> tuple[list[np.ndarray], Sim
     densities = [density(models / FILES[m], case.box, case.voxel_angstrom) for m in case.models]
     simulated = simulate_particles(
         densities,
-        [case.count] * len(densities),
+        list(case.counts),
         snr=case.snr,
-        tilt_range_deg=(-60.0, 60.0),
+        tilt_range_deg=(-case.tilt_deg, case.tilt_deg),
         max_shift_voxels=3.0,
         seed=seed,
         voxel_size_angstrom=case.voxel_angstrom,
+        rotations=case.rotations,
     )
     return densities, simulated
 
@@ -118,6 +136,8 @@ def run_case(
             "folds": options.folds,
             "iterations": options.iterations,
             "start": "random" if options.start == "random" else "truth.mrc",
+            "starts": options.starts,
+            "symmetry": options.symmetry,
         },
         threads=threads,
     )
@@ -125,7 +145,12 @@ def run_case(
     reference = densities[0] if options.start == "truth" else None
     run = EmRun(simulated.particles, config, reference=reference)
     started = time.process_time()
-    *_, state = run.states()
+    first = None
+    if options.starts > 1:
+        trials = Trials(run)
+        first = trials.continued(trials.best().best.state)
+    *_, state = (first, *run.states(first))
+    assert state is not None
     final = run.finish(state)
     seconds = time.process_time() - started
     averages = final.model.volumes
@@ -139,7 +164,9 @@ def run_case(
         "case": name,
         "strategy": strategy,
         "start": options.start,
+        "starts": options.starts,
         "folds": options.folds,
+        "symmetry": options.symmetry,
         "seed": seed,
         "r": [round(float(v), 3) for v in matched],
         "oracle": [round(v, 3) for v in oracle(simulated, densities, threads)],
@@ -147,6 +174,7 @@ def run_case(
         "misclassified": (
             misclassified(simulated.labels, assigned.classes) if len(densities) > 1 else None
         ),
+        "f1": f1_scores(simulated.labels, assigned.classes) if len(densities) > 1 else None,
         # GroEL's poses are defined up to its symmetry only.
         "within_20_deg": round(float((errors < 20).mean()), 2) if case.models == ("70s",) else None,
         "iterations": state.iteration,
@@ -158,10 +186,34 @@ def run_case(
     }
 
 
+def f1_scores(labels: np.ndarray, assigned: np.ndarray) -> list[float]:
+    """F1 of each true class and the class that stands for it (best matching)."""
+    table = confusion(labels, assigned)
+    size = max(table.shape)
+    table = np.pad(table, [(0, size - k) for k in table.shape])
+    _, columns = linear_sum_assignment(-table)
+    hits = table[np.arange(size), columns]
+    both = table.sum(axis=1) + table.sum(axis=0)[columns]
+    return [round(float(v), 3) for v in 2.0 * hits / np.maximum(both, 1)][: labels.max() + 1]
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """The rows as a table."""
     names = (
-        *("case", "strategy", "start", "folds", "seed", "r", "oracle", "target", "misclassified"),
+        *(
+            "case",
+            "strategy",
+            "start",
+            "starts",
+            "folds",
+            "symmetry",
+            "seed",
+            "r",
+            "oracle",
+            "target",
+            "misclassified",
+            "f1",
+        ),
         *("iterations", "align_shell", "cpu_s_per_particle_iteration"),
     )
     table = Table(*names)
@@ -181,6 +233,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--start", choices=["random", "truth"], default="random")
     parser.add_argument("--folds", type=int, default=1)
+    parser.add_argument("--starts", type=int, default=1, help="random starts tried")
+    parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--iterations", type=int, default=40, help="at most")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
