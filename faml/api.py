@@ -34,6 +34,7 @@ from faml.io.checkpoint import HDF5Checkpoint, StoredRun, read_run
 from faml.io.dataset import Dataset, open_particles
 from faml.io.mrc import read_volume
 from faml.io.output import CHECKPOINT_NAME, prepare_output_directory, stored_starts
+from faml.io.positions import particle_positions
 from faml.particles import ParticleSet
 from faml.results import (
     HalfResults,
@@ -151,7 +152,7 @@ def run_config(
     particles = dataset.particles
     if max_resolution_angstrom is not None:
         config = _with_resolution(config, particles, max_resolution_angstrom)
-    _check_poses(config, particles)
+    _check_columns(config, dataset)
     reference, warnings = _reference(config, particles)
     mask = _mask(config)
     em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
@@ -281,7 +282,7 @@ def _carry_out(
             last = checkpoint.last()
             _LOG.info(last.stop_reason or f"stopped after {last.iteration} iterations")
             final = em.finish(last)
-        maps, star = write_results(final, dataset, directory, em.halves)
+        maps, star = write_results(final, dataset, directory, em)
         warnings = (*warnings, *draw_orientations(final, dataset, directory, em.symmetry))
         halves = None
         if em.config.em.half_sets:
@@ -289,7 +290,7 @@ def _carry_out(
             halves = write_half_results(final, dataset, directory, mask, em.config.em.b_factor)
         draw_classes(directory / "slices.png", final, dataset)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_interrupted(checkpoint, dataset, directory, em.halves)) from error
+        raise KeyboardInterrupt(_interrupted(checkpoint, dataset, directory, em)) from error
     every = (*dataset.warnings, *warnings, *(halves.warnings if halves else ()))
     return RunResult(em.config, final, directory, maps, star, every, halves)
 
@@ -298,7 +299,7 @@ def _interrupted(
     checkpoint: HDF5Checkpoint,
     dataset: Dataset,
     directory: Path,
-    halves: tuple[npt.NDArray[np.int64], ...],
+    em: EmRun,
 ) -> str:
     """Leave the last complete iteration's results; what to say and how to go on."""
     if not checkpoint.saved and stored_starts(directory):
@@ -310,7 +311,7 @@ def _interrupted(
     else:
         last = checkpoint.last()
         with suppress(OutputError):  # the checkpoint is what counts
-            write_results(last, dataset, directory, halves)
+            write_results(last, dataset, directory, em)
         message = (
             f"interrupted; iteration {last.iteration} is kept; continue with: "
             f"faml resume {directory}"
@@ -364,15 +365,17 @@ def _with_resolution(
     return _changed(config, max_shell=int(1.0001 * extent / resolution_angstrom))
 
 
-def _check_poses(config: RunConfig, particles: ParticleSet) -> None:
-    """Find what the start and the local search lack before anything is written."""
-    em = config.em
+def _check_columns(config: RunConfig, dataset: Dataset) -> None:
+    """Find what the input lacks for the settings before anything is written."""
+    em, particles = config.em, dataset.particles
     start_assignments(particles, em.start, em.classes, em.seed)
     if config.search.local_angle_deg is not None and particles.poses is None:
         raise InputDataError(
             "--local-angle searches around input poses: expected a STAR file with rlnAngleRot, "
             "rlnAngleTilt and rlnAnglePsi, found none; leave it out"
         )
+    if config.data.min_distance_angstrom is not None:
+        particle_positions(dataset, np.zeros((len(particles), 3)))
 
 
 def _check_same_particles(folder: Path, stored: StoredRun, particles: ParticleSet) -> None:

@@ -52,6 +52,8 @@ class DataConfig(_Section):
     only where the particles disagree, otherwise by one common factor."""
     particle_diameter_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Diameter of the particle; bounds the background, the mask and the angular band limit."""
+    min_distance_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Particles of one tomogram that end closer than this are one: the better explained stays."""
     subset: int | None = Field(default=None, ge=1)
     """Use only so many particles, drawn at random with the run's seed."""
 

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from faml.em.loop import EmRun
 from faml.em.state import State
 from faml.errors import OutputError
 from faml.io.dataset import Dataset
 from faml.io.fsc_files import write_fsc
 from faml.io.mrc import write_volume
 from faml.io.output import ParticleResults, class_path, write_class_averages, write_particles
+from faml.io.positions import particle_positions
 from faml.metrics.orientations import fourier_coverage, viewing_directions
+from faml.metrics.particles import duplicates, outliers
 from faml.metrics.postprocess import Postprocessed, local_resolution, postprocess
 from faml.report.curves import write_fsc_plot
 from faml.report.orientations import write_orientation_plot
@@ -64,7 +67,7 @@ def write_results(
     state: State,
     dataset: Dataset,
     directory: Path,
-    halves: tuple[npt.NDArray[np.int64], ...] = (),
+    em: EmRun,
 ) -> tuple[tuple[Path, ...], Path]:
     """Write class averages and ``particles.star``; their paths.
 
@@ -73,8 +76,8 @@ def write_results(
     state : State
     dataset : Dataset
     directory : Path
-    halves : tuple of (M,) int64
-        Particles of each half-set.
+    em : EmRun
+        Knows the half-sets, and how near to each other particles are one.
 
     Raises
     ------
@@ -86,9 +89,18 @@ def write_results(
     )
     found = state.assignments
     half_of = None
-    if len(halves) > 1:
+    if len(em.halves) > 1:
         half_of = np.zeros(len(found), dtype=np.int64)
-        half_of[halves[1]] = 1
+        half_of[em.halves[1]] = 1
+    odd = outliers(found.log_evidences, found.classes)
+    same = np.zeros(len(found), dtype=bool)
+    distance = em.config.data.min_distance_angstrom
+    if distance is not None and dataset.particles.tomograms is not None:
+        places = particle_positions(dataset, found.translations)
+        tomograms = dataset.particles.tomograms
+        same = duplicates(places, tomograms, found.log_evidences, distance)
+        _LOG.info("%d particles are duplicates of a better one (duplicates.star)", int(same.sum()))
+    _LOG.info("%d particles are outliers of their class (famlOutlier)", int(odd.sum()))
     star = write_particles(
         directory,
         dataset,
@@ -98,6 +110,9 @@ def write_results(
             translations=found.translations,
             probabilities=found.probabilities,
             log_likelihoods=found.log_likelihoods,
+            log_evidences=found.log_evidences,
+            outliers=odd,
+            duplicates=same,
             halves=half_of,
         ),
     )

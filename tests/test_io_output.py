@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,9 @@ def results(count, seed=0):
         translations=rng.uniform(-3, 3, size=(count, 3)),
         probabilities=rng.uniform(size=count),
         log_likelihoods=rng.normal(scale=100, size=count),
+        log_evidences=rng.normal(scale=10, size=count),
+        outliers=np.arange(count) == 1,
+        duplicates=np.zeros(count, dtype=bool),
     )
 
 
@@ -235,9 +239,8 @@ def test_fixture_round_trip(tmp_path):
     source = SHARED / "conventions" / "particles.star"
     dataset = open_particles(DataConfig(inputs=(str(source),)), 0)
     poses = dataset.particles.poses
-    found = ParticleResults(
-        np.zeros(8, dtype=np.int64), poses.rotations, poses.translations, np.ones(8), np.zeros(8)
-    )
+    found = replace(results(8), rotations=poses.rotations, translations=poses.translations)
+    found = replace(found, classes=np.zeros(8, dtype=np.int64))
     write_particles(tmp_path, dataset, found)
     check_poses(tmp_path, dataset, found)
     before, after = read_star(source), read_star(tmp_path / "particles.star")
@@ -275,9 +278,8 @@ def test_relion_reads_what_is_written(tmp_path, kind):
     else:
         pattern = str(fixture / "particle_*.mrc")
         inputs = DataConfig(inputs=(pattern,), tilt_range_deg=(-50.0, 70.0))
-    found = ParticleResults(
-        np.zeros(8, dtype=np.int64), poses.rotations, poses.translations, np.ones(8), np.zeros(8)
-    )
+    found = replace(results(8), rotations=poses.rotations, translations=poses.translations)
+    found = replace(found, classes=np.zeros(8, dtype=np.int64))
     star = write_particles(tmp_path, open_particles(inputs, 0), found)
     command = [
         *("relion_refine", "--i", str(star), "--ref", str(fixture / "reference.mrc"), "--ctf"),

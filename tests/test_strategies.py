@@ -116,7 +116,7 @@ def test_empty_candidate_list_falls_back_to_the_previous_pose(name):
     assert list(support.classes) == [1]
     np.testing.assert_array_equal(support.rotations[0], previous.rotation)
     np.testing.assert_array_equal(support.translations[0], previous.translation)
-    assert summarise(support, np.zeros(1), 0.0, 2).fallback
+    assert summarise(support, np.zeros(1), 0.0, 0.0, 2).fallback
     each = support_of_each_class(particle, references, strategy, rng())
     assert each.fallback
     assert list(each.classes) == [0, 1]

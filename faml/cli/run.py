@@ -156,6 +156,13 @@ def run(
             show_default=False,
         ),
     ] = None,
+    min_distance: Annotated[
+        float | None,
+        typer.Option(
+            "--min-distance",
+            help="Of particles that end closer than so many Angstrom, keep the best only.",
+        ),
+    ] = None,
     subset: Subset = None,
     invert: Invert = False,
     normalise: Normalise = None,
@@ -179,6 +186,7 @@ def run(
             "particle_diameter_angstrom": particle_diameter,
             "invert": invert or None,
             "normalise": normalise,
+            "min_distance_angstrom": min_distance,
             "subset": subset,
         },
         search={

@@ -45,6 +45,7 @@ class ParticleResult:
     class_probabilities: npt.NDArray[np.float64]
     effective_poses: float
     log_likelihood: float
+    log_evidence: float
     fallback: bool
     kept_mass: float
 
@@ -118,6 +119,7 @@ def summarise(
     support: PoseSupport,
     log_posterior: npt.NDArray[np.float64],
     log_likelihood: float,
+    log_evidence: float,
     classes: int,
 ) -> ParticleResult:
     """Most probable pose and shape of a posterior."""
@@ -131,6 +133,7 @@ def summarise(
         class_probabilities=(support.classes == np.arange(classes)[:, None]) @ probability,
         effective_poses=float(1.0 / np.square(probability).sum()),
         log_likelihood=log_likelihood,
+        log_evidence=log_evidence,
         fallback=support.fallback,
         kept_mass=support.mass,
     )

@@ -13,7 +13,13 @@ import numpy.typing as npt
 
 from faml.conventions import FloatArray
 from faml.em.balance import class_evidence, support_of_each_class
-from faml.em.expectation import ParticleResult, accumulate, posterior, summarise
+from faml.em.expectation import (
+    ParticleResult,
+    accumulate,
+    log_normaliser,
+    posterior,
+    summarise,
+)
 from faml.em.state import Assignments
 from faml.em.statistics import Statistics
 from faml.particles.view import Particle, ParticleViews
@@ -79,7 +85,10 @@ class Search:
             )  # fmt: skip
             log_posterior, log_likelihood = posterior(particle, references, support)
         accumulate(particle, references, support, log_posterior, sums)
-        return summarise(support, log_posterior, log_likelihood, references.classes)
+        nothing = log_normaliser(particle, references) - 0.5 * references.data_power(particle)
+        return summarise(
+            support, log_posterior, log_likelihood, log_likelihood - nothing, references.classes
+        )
 
     def class_evidence(self, index: int) -> FloatArray:
         """Log likelihood of each class, (K,) float64."""
@@ -134,6 +143,7 @@ def collect(results: list[ParticleResult]) -> Assignments:
         class_probabilities=np.stack([r.class_probabilities for r in results]),
         effective_poses=np.array([r.effective_poses for r in results]),
         log_likelihoods=np.array([r.log_likelihood for r in results]),
+        log_evidences=np.array([r.log_evidence for r in results]),
         fallbacks=np.array([r.fallback for r in results]),
         kept_masses=np.array([r.kept_mass for r in results]),
     )

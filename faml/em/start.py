@@ -84,6 +84,7 @@ def fixed_assignments(
         class_probabilities=np.eye(classes)[labels],
         effective_poses=np.ones(count),
         log_likelihoods=np.zeros(count),
+        log_evidences=np.zeros(count),
         fallbacks=np.zeros(count, dtype=bool),
         kept_masses=np.ones(count),
     )

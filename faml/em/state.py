@@ -32,6 +32,8 @@ class Assignments:
         ``1 / sum P^2``.
     log_likelihoods : (N,) float64
         Logarithm of each particle's marginal likelihood, with all normalisers.
+    log_evidences : (N,) float64
+        The same less that of a box without structure: what the structure explains, in nats.
     fallbacks : (N,) bool
         The candidate list was empty and the previous pose was used.
     kept_masses : (N,) float64
@@ -45,6 +47,7 @@ class Assignments:
     class_probabilities: npt.NDArray[np.float64]
     effective_poses: npt.NDArray[np.float64]
     log_likelihoods: npt.NDArray[np.float64]
+    log_evidences: npt.NDArray[np.float64]
     fallbacks: npt.NDArray[np.bool_]
     kept_masses: npt.NDArray[np.float64]
 

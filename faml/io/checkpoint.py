@@ -1,6 +1,7 @@
 """One HDF5 file per run: configuration, versions and every iteration.
 
-Layout, format version 3 (1 had no folds and no kept masses, 2 no half-sets)::
+Layout, format version 4 (1 had no folds and no kept masses, 2 no half-sets, 3 no
+evidences)::
 
     /                     attrs: format, config (TOML), versions (JSON), seed, box, voxel_size,
                           last_iteration (written last)
@@ -36,7 +37,7 @@ from faml.particles import ParticleSet
 
 __all__ = ["FORMAT", "Checkpoint", "HDF5Checkpoint", "MemoryCheckpoint", "StoredRun", "read_run"]
 
-FORMAT = 3
+FORMAT = 4
 _PACKAGES = ("faml", "numpy", "scipy", "numba", "h5py", "pyshtools")
 _FOLD_FIELDS = ("volumes", "signal_power")
 _MODEL_FIELDS = tuple(field.name for field in fields(Model))
@@ -276,6 +277,8 @@ def _read_state(file: h5py.File, iteration: int) -> State:
     assignments = section("assignments")
     if "kept_masses" not in assignments:  # format 1
         assignments["kept_masses"] = np.ones(len(assignments["classes"]))
+    if "log_evidences" not in assignments:  # format 3
+        assignments["log_evidences"] = np.zeros(len(assignments["classes"]))
     changes = None
     if "change_median_angle_deg" in group.attrs:
         changes = Changes(

@@ -41,6 +41,7 @@ __all__ = [
 
 CHECKPOINT_NAME = "run.h5"
 _STAR_NAME = "particles.star"
+_DUPLICATES_NAME = "duplicates.star"
 _WEDGE_NAME = "wedge.mrc"
 _VERSION = 30001
 _ASSUMED_OPTICS = {
@@ -64,6 +65,12 @@ class ParticleResults:
     probabilities : (N,) float
         Posterior mass of the best pose.
     log_likelihoods : (N,) float
+    log_evidences : (N,) float
+        What the structure explains of each, in nats (famlLogEvidence).
+    outliers : (N,) bool
+        famlOutlier.
+    duplicates : (N,) bool
+        Left out of ``particles.star`` and listed in ``duplicates.star``.
     halves : (N,) int or None
         Half-set, 0 or 1; RELION's rlnRandomSubset counts from one.
     """
@@ -73,6 +80,9 @@ class ParticleResults:
     translations: FloatArray
     probabilities: FloatArray
     log_likelihoods: FloatArray
+    log_evidences: FloatArray
+    outliers: npt.NDArray[np.bool_]
+    duplicates: npt.NDArray[np.bool_]
     halves: npt.NDArray[np.integer] | None = None
 
 
@@ -146,7 +156,8 @@ def write_particles(directory: Path, dataset: Dataset, results: ParticleResults)
     """Write ``particles.star`` (and ``wedge.mrc`` where the input has no weight volumes).
 
     Columns, other tables and the order of the input are kept; class, angles, origins, posterior
-    probability and log-likelihood are overwritten in place or added. File names become absolute,
+    probability, log-likelihood, evidence and whether it is an outlier are overwritten in place or
+    added. Duplicates, if any, are in ``duplicates.star`` instead. File names become absolute,
     so that both RELION (which resolves them against where it is started) and faml find them.
 
     Returns
@@ -181,9 +192,13 @@ def write_particles(directory: Path, dataset: Dataset, results: ParticleResults)
         raise OutputError(f"data_{particles_block} is not a table")
     table = _with_images(table, directory, dataset)
     in_pixels = "optics" not in blocks and set(PIXEL_ORIGIN_COLUMNS) & set(table.columns)
-    blocks[particles_block] = _with_results(
+    table = _with_results(
         table, results, dataset.particles.voxel_size_angstrom, in_pixels=bool(in_pixels)
     )
+    if results.duplicates.any():
+        left_out = blocks | {particles_block: table[results.duplicates]}
+        write_star(directory / _DUPLICATES_NAME, left_out, version, comment)
+    blocks[particles_block] = table[~results.duplicates]
     path = directory / _STAR_NAME
     write_star(path, blocks, version, comment)
     return path
@@ -265,8 +280,10 @@ def _with_results(
         *zip(PIXEL_ORIGIN_COLUMNS if in_pixels else ORIGIN_COLUMNS, origins.T, strict=True),
         ("rlnMaxValueProbDistribution", results.probabilities),
         ("rlnLogLikeliContribution", results.log_likelihoods),
+        ("famlLogEvidence", results.log_evidences),
     ):
         table[column] = _formatted(values)
+    table["famlOutlier"] = [str(int(outlier)) for outlier in results.outliers]
     if results.halves is not None:
         table["rlnRandomSubset"] = [str(int(half) + 1) for half in results.halves]
     return table

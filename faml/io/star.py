@@ -34,6 +34,8 @@ __all__ = [
     "PIXEL_ORIGIN_COLUMNS",
     "Block",
     "RelionStar",
+    "numbers",
+    "per_particle",
     "read_star",
     "resolve_images",
     "star_pixel_size",
@@ -136,7 +138,7 @@ def star_pixel_size(star: RelionStar) -> float | None:
     particles = star.particles
     sizes: npt.NDArray[np.float64] | None = None
     if star.optics is not None and "rlnImagePixelSize" in star.optics:
-        sizes = _per_particle(star, "rlnImagePixelSize")
+        sizes = per_particle(star, "rlnImagePixelSize")
     elif "rlnImagePixelSize" in particles or "rlnPixelSize" in particles:
         name = "rlnImagePixelSize" if "rlnImagePixelSize" in particles else "rlnPixelSize"
         sizes = numbers(star, particles, name)
@@ -192,7 +194,7 @@ def star_premultiplied(star: RelionStar) -> npt.NDArray[np.bool_]:
     """(N,) bool: whether each particle is multiplied by its CTF already."""
     name = "rlnCtfDataAreCtfPremultiplied"
     if star.optics is not None and name in star.optics:
-        return _per_particle(star, name) > 0
+        return per_particle(star, name) > 0
     if name in star.particles:
         return numbers(star, star.particles, name) > 0
     return np.zeros(len(star), dtype=np.bool_)
@@ -345,7 +347,7 @@ def _is_number(value: object, number: int) -> bool:
         return False
 
 
-def _per_particle(star: RelionStar, column: str) -> npt.NDArray[np.float64]:
+def per_particle(star: RelionStar, column: str) -> npt.NDArray[np.float64]:
     """A column of the optics table for every particle."""
     optics, particles = star.optics, star.particles
     if optics is None:  # guarded by the callers
