@@ -40,6 +40,7 @@ from faml.results import (
     HalfResults,
     draw_classes,
     draw_orientations,
+    judge_overfitting,
     write_half_results,
     write_results,
 )
@@ -287,6 +288,9 @@ def _carry_out(
         halves = None
         if em.config.em.half_sets:
             mask = None if em.config.em.mask == "auto" else em.mask
+            if em.config.em.check_overfitting:
+                with threadpool_limits(limits=1):
+                    warnings = (*warnings, *judge_overfitting(em, last, directory))
             halves = write_half_results(final, dataset, directory, mask, em.config.em.b_factor)
         draw_classes(directory / "slices.png", final, dataset)
     except KeyboardInterrupt as error:

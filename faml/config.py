@@ -132,6 +132,9 @@ class EmConfig(_Section):
     is the map's (gold standard)."""
     split_by: Literal["particle", "tomogram"] = "particle"
     """What is drawn at random for `half_sets`."""
+    check_overfitting: bool = False
+    """After a run with `half_sets`: three iterations with data that are random where the halves
+    stop agreeing well. They must not agree there then."""
     b_factor: float | None = Field(default=None, ge=-5000, le=5000, allow_inf_nan=False)
     """Angstrom^2 by which the final map of `half_sets` is sharpened (negative) or blurred. None
     measures it where the resolution allows."""
@@ -149,6 +152,12 @@ class EmConfig(_Section):
     balance: int = Field(default=5, ge=0)
     """First iterations of a reference-free start in which every class gets at least half of an
     equal share."""
+    smallest_class: float = Field(default=0.1, ge=0, lt=1)
+    """Classes with less than this of an equal share of the particles begin again from those that
+    are explained worst, while poses are still explored; 0 leaves them."""
+    similarity: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """How strongly class averages are pulled to their common mean in the first iteration, relative
+    to their data; falls to zero with `exploration` (Scheres et al. 2009)."""
     max_shell: int | None = Field(default=None, ge=2)
     """Largest Fourier radius used for alignment; None is the last shell below Nyquist."""
     chunk_size: int = Field(default=8, ge=1)
@@ -186,6 +195,7 @@ class RunConfig(_Section):
         if not self.em.half_sets:
             for option, given in (
                 ("--b-factor", self.em.b_factor is not None),
+                ("--check-overfitting", self.em.check_overfitting),
                 ("--split-by tomogram", self.em.split_by != "particle"),
             ):
                 if given:

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from faml.em.loop import EmRun
+from faml.em.overfitting import check_overfitting
 from faml.em.state import State
 from faml.errors import OutputError
+from faml.io.atomic import write_text_atomic
 from faml.io.dataset import Dataset
 from faml.io.fsc_files import write_fsc
 from faml.io.mrc import write_volume
@@ -31,6 +33,7 @@ __all__ = [
     "HalfResults",
     "draw_classes",
     "draw_orientations",
+    "judge_overfitting",
     "resolution_text",
     "write_half_results",
     "write_results",
@@ -197,6 +200,42 @@ def _judged(done: Postprocessed, class_index: int, extent_angstrom: float) -> li
 def resolution_text(resolution: float) -> str:
     """In Angstrom; halves that agree in nothing have none."""
     return f"{resolution:.1f} Å" if math.isfinite(resolution) else "nothing"
+
+
+def judge_overfitting(em: EmRun, state: State, directory: Path) -> tuple[str, ...]:
+    """Carry out `em.overfitting` and write ``overfitting.csv``; warnings.
+
+    Parameters
+    ----------
+    em : EmRun
+    state : State
+        The last one.
+    directory : Path
+    """
+    found = check_overfitting(em, state)
+    if found is None:
+        _LOG.info("overfitting: the half-sets agree to the last shell, nothing is left to test")
+        return ()
+    assert state.fsc is not None  # it was checked
+    lines = ["class,shell,fsc,fsc_random_phases"]
+    lines += [
+        f"{k + 1},{shell},{state.fsc[k, shell]:.6f},{found.fsc[k, shell]:.6f}"
+        for k, shell in np.ndindex(found.fsc.shape)
+    ]
+    write_text_atomic(directory / "overfitting.csv", "\n".join(lines) + "\n")
+    _LOG.info(
+        "overfitting: with phases random from shell %d on, half-sets agree beyond by %s on average",
+        found.first_shell,
+        " ".join(f"{v:.3f}" for v in found.agreement),
+    )
+    warnings = tuple(
+        f"class {k + 1}: half-sets agree in noise (mean FSC {found.agreement[k]:.2f} where the "
+        "data's phases were made random, overfitting.csv); their FSC cannot be trusted there"
+        for k in found.suspicious
+    )
+    for warning in warnings:
+        _LOG.warning(warning)
+    return warnings
 
 
 def draw_orientations(

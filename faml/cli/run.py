@@ -102,6 +102,14 @@ def run(
         str | None,
         typer.Option("--split-by", help="What half-sets draw: particle (default) or tomogram."),
     ] = None,
+    check_overfitting: Annotated[
+        bool | None,
+        typer.Option(
+            "--check-overfitting",
+            help="Three more iterations with phases random where half-sets stop agreeing.",
+            show_default=False,
+        ),
+    ] = None,
     b_factor: Annotated[
         float | None,
         typer.Option("--b-factor", help="Angstrom^2, negative sharpens. Default: measured."),
@@ -216,6 +224,7 @@ def run(
             "folds": folds,
             "half_sets": half_sets,
             "split_by": split_by,
+            "check_overfitting": check_overfitting,
             "b_factor": b_factor,
             "mask": mask,
         },

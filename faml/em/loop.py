@@ -26,9 +26,11 @@ from faml.em.groups import Estimates, Groups
 from faml.em.halves import agreement, split_into_halves, unmoved
 from faml.em.maximization import maximise
 from faml.em.passes import FixedPose, Pass, Search, collect, in_order
+from faml.em.reseed import reseeded, reseeding, starved
 from faml.em.schedule import (
     BLIND_STARTS,
     LOOK_AHEAD,
+    attraction,
     classes_balanced,
     exploration,
     first_align_shell,
@@ -156,10 +158,12 @@ class EmRun:
         """What averages are multiplied by, (n, n, n) float32."""
         return self._mask
 
-    def again(self, config: RunConfig, start_number: int) -> EmRun:
-        """Another run of the same particles, with other settings and another random start."""
+    def again(
+        self, config: RunConfig, *, start_number: int = 1, particles: ParticleSet | None = None
+    ) -> EmRun:
+        """Another run with other settings, of the same particles or what was made of them."""
         return EmRun(
-            self.particles,
+            self.particles if particles is None else particles,
             config,
             reference=self._reference,
             mask=self._mask,
@@ -306,6 +310,9 @@ class EmRun:
             settled=bool(keep),
             refine=bool(keep) and state.iteration > 0,
         )
+        lost = starved(done.assignments, em)
+        if len(lost) and keep is None and reseeding(iteration, em):
+            done = self._reseeded(done, state, grid, lost, iteration)
         found = self._maximise(
             done,
             state.model,
@@ -314,6 +321,7 @@ class EmRun:
             grid,
             outline=em.mask == "auto" and exploration(iteration, em) == 0,
             last=keep is not None,
+            attraction=0.0 if keep else attraction(iteration, em),
         )
         changes = measure_changes(state.assignments, done.assignments, self.symmetry)
         found, assignments, fsc = self._compared(
@@ -375,6 +383,7 @@ class EmRun:
         known_poses: bool = False,
         outline: bool = False,
         last: bool = False,
+        attraction: float = 0.0,
     ) -> Estimates:
         """M-step of all particles, of each half, and what each group is aligned to next.
 
@@ -389,12 +398,14 @@ class EmRun:
             outline=outline,
             symmetry=self.symmetry,
             known_poses=known_poses,
+            attraction=attraction,
         )
         plain = partial(
             solve,
             config=self.config.em.model_copy(update={"update": "ratio"}),
             mask=None,
             outline=False,
+            attraction=0.0,
             fixed_power=np.full_like(old.signal_power, _NO_PRIOR),
         )
         return self._groups.solve(
@@ -470,6 +481,25 @@ class EmRun:
             if self._progress is not None:
                 self._progress(len(results), len(self.particles))
         return Pass(totals, collect([results[i] for i in range(len(self.particles))]))
+
+    def _reseeded(
+        self,
+        done: Pass,
+        state: State,
+        grid: FourierGrid,
+        lost: npt.NDArray[np.int64],
+        iteration: int,
+    ) -> Pass:
+        """The pass with what was found, but for the worst explained, who make up lost classes."""
+        _LOG.info(
+            "iteration %d: class %s has lost its particles and begins again from those that the "
+            "others explain worst",
+            iteration,
+            " ".join(str(k + 1) for k in lost),
+        )
+        new = reseeded(done.assignments, lost)
+        sums = self._pass(state.references, grid, FixedPose(self._context), new, iteration).sums
+        return Pass(sums, new)
 
     def _balanced(self, search: Search) -> Search:
         """The search with class fractions under which no class starves in a sample."""

@@ -75,6 +75,7 @@ def maximise(
     known_poses: bool = False,
     fixed_power: npt.NDArray[np.float64] | None = None,
     fixed_noise: npt.NDArray[np.float64] | None = None,
+    attraction: float = 0.0,
 ) -> MStep:
     """New model from sums.
 
@@ -101,6 +102,9 @@ def maximise(
         Prior tau^2 to use instead of the measured one.
     fixed_noise : (S,) float64, optional
         sigma^2 to use instead of the measured one.
+    attraction : float
+        Weight of the old averages' common mean, relative to that of an average's data (Scheres et
+        al. 2009); for `ratio` only.
 
     Raises
     ------
@@ -119,6 +123,10 @@ def maximise(
         if sums.class_mass[k] >= min(CLASS_MASS_FLOOR, 0.5 * sums.particles)
     ]
     systems = {k: _system(sums, k, grid, symmetry) for k in filled}
+    common = None
+    if attraction > 0:
+        mean = np.tensordot(old.class_fractions, old.volumes, axes=1).astype(np.float32)
+        common = grid.take(spectrum_of(mean)).astype(np.complex128)
     if fixed_noise is not None:
         noise = fixed_noise
     else:
@@ -139,6 +147,9 @@ def maximise(
             average = operator.confine(before + step)
         else:
             prior = (left / np.maximum(power[k], 1e-30))[grid.shells]
+            if common is not None:
+                pull = attraction * _mean_weight(operator, grid)[grid.shells]
+                prior, numerator = prior + pull, numerator + pull * common
             average = _wiener(operator, prior, numerator, grid, mask)
         if copies > 1:
             # Turned operators are not quite symmetric: what that does to the solution goes.
@@ -300,10 +311,7 @@ def _wiener(
         return float((multiplicity * (a.conj() * b).real).sum())
 
     diagonal = operator.diagonal
-    mean = sum_over_shells(grid.shells, multiplicity * diagonal, grid.sum_shell + 1)
-    mean /= np.maximum(grid.shell_counts, 1.0)
-    mean[0] = mean[1]
-    mean = np.maximum(mean, _WEIGHT_FLOOR * float(mean.max()))
+    mean = _mean_weight(operator, grid)
     prior = prior + _OPERATOR_ERROR * mean[grid.shells]
     inverse = 1.0 / (np.maximum(diagonal, _COVERAGE_FLOOR * mean[grid.shells]) + prior)
     unit = operator.confine((grid.shells == 0).astype(np.complex128))
@@ -321,6 +329,14 @@ def _wiener(
         for part in (average, response)
     )
     return average - (there / per_unit) * response if per_unit else average
+
+
+def _mean_weight(operator: NormalOperator, grid: FourierGrid) -> npt.NDArray[np.float64]:
+    """Weight of a component, mean over each shell, (S,); never zero."""
+    mean = sum_over_shells(grid.shells, grid.multiplicity * operator.diagonal, grid.sum_shell + 1)
+    mean /= np.maximum(grid.shell_counts, 1.0)
+    mean[0] = mean[1]
+    return np.maximum(mean, _WEIGHT_FLOOR * float(mean.max()))
 
 
 def _conjugate_gradients(

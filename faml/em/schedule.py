@@ -17,6 +17,7 @@ __all__ = [
     "BLIND_STARTS",
     "LOOK_AHEAD",
     "SSNR_NEEDED",
+    "attraction",
     "classes_balanced",
     "exploration",
     "first_align_shell",
@@ -105,6 +106,14 @@ def exploration(iteration: int, config: EmConfig) -> float:
     if config.exploration == 0 or not _blind(config):
         return 0.0
     return max(0.0, 1.0 - (iteration - 1) / config.exploration)
+
+
+def attraction(iteration: int, config: EmConfig) -> float:
+    """Weight of the classes' common mean in each average; falls linearly to zero."""
+    if config.similarity == 0 or config.classes == 1:
+        return 0.0
+    left = 1.0 - (iteration - 1) / max(config.exploration, 1)
+    return config.similarity * max(0.0, left)
 
 
 def classes_balanced(iteration: int, config: EmConfig) -> bool:

@@ -163,7 +163,7 @@ class Trials:
         return self.rank(last)
 
     def _start(self, number: int) -> EmRun:
-        return self._run.again(self._config, number)
+        return self._run.again(self._config, start_number=number)
 
     def _correlation(self, best: State, other: State, align_shell: int) -> float:
         reach = _FRAME_SHIFT * self._run.particles.box

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faml.transforms.fourier import shell_indices, sum_over_shells
+from faml.transforms.phases import random_phases
 
 __all__ = [
     "FSC_THRESHOLD",
@@ -103,6 +104,15 @@ class CorrectedFsc:
     first_randomised: int
 
 
+def first_randomised(fsc: npt.NDArray[np.floating]) -> int:
+    """The first shell where an FSC falls below 0.8, or its length.
+
+    From there on phases may be randomised without touching what halves agree in beyond doubt.
+    """
+    below = np.nonzero(fsc[1:] < _RANDOMISED_FROM)[0]
+    return int(below[0]) + 1 if len(below) else len(fsc)
+
+
 def corrected_fsc(
     a: npt.NDArray[np.floating],
     b: npt.NDArray[np.floating],
@@ -131,31 +141,19 @@ def corrected_fsc(
     """
     unmasked = fourier_shell_correlation(a, b)
     masked = fourier_shell_correlation(a, b, mask)
-    below = np.nonzero(unmasked[1:] < _RANDOMISED_FROM)[0]
-    first = int(below[0]) + 1 if len(below) else len(unmasked)
+    first = first_randomised(unmasked)
     randomised = np.zeros_like(masked)
     corrected = masked.copy()
     start = first + _RANDOMISED_MARGIN
     if start < len(masked):
         rng = np.random.default_rng(seed)
         curve = fourier_shell_correlation(
-            _random_phases(a, first, rng), _random_phases(b, first, rng), mask
+            random_phases(a, first, rng), random_phases(b, first, rng), mask
         )
         randomised[first:] = curve[first:]
         noise = np.clip(curve[start:], 0.0, _MOST_RANDOM)
         corrected[start:] = (masked[start:] - noise) / (1.0 - noise)
     return CorrectedFsc(unmasked, masked, randomised, corrected, first)
-
-
-def _random_phases(
-    volume: npt.NDArray[np.floating], first: int, rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """The volume with the phases of white noise, which are Hermitian, from a shell on."""
-    spectrum = np.fft.rfftn(volume)
-    noise = np.fft.rfftn(rng.normal(size=volume.shape))
-    beyond = shell_indices(volume.shape[0]) >= first
-    spectrum[beyond] = np.abs(spectrum[beyond]) * noise[beyond] / np.abs(noise[beyond])
-    return np.fft.irfftn(spectrum, s=volume.shape, axes=(0, 1, 2))
 
 
 def resolution_at(

@@ -12,10 +12,12 @@ import numpy.typing as npt
 import scipy.fft
 
 from faml.errors import InputDataError
+from faml.transforms.phases import random_phases
 
 __all__ = ["MemoryReader", "ParticlePoses", "ParticleSet", "VolumeReader", "WeightReader"]
 
 _WEIGHT_CACHE = 16
+_PHASE_STREAM = 0xFA5E  # tells random phases' stream from the others
 
 
 class VolumeReader(Protocol):
@@ -51,6 +53,20 @@ class MemoryReader:
     def amplitude(self, index: int) -> npt.NDArray[np.float32] | None:
         """Binary wedges: masking y with W in {0, 1} is multiplying by C = W."""
         return None
+
+
+@dataclass(frozen=True)
+class RandomPhaseReader:
+    """Volumes of another reader with random phases from a shell on, each time the same."""
+
+    volumes: VolumeReader
+    first_shell: int
+    seed: int
+
+    def read(self, index: int) -> npt.NDArray[np.float32]:
+        """Volume ``index``."""
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, _PHASE_STREAM, index]))
+        return random_phases(self.volumes.read(index), self.first_shell, rng).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -156,6 +172,11 @@ class ParticleSet:
             source_index=self.source_index[indices],
             tomograms=None if self.tomograms is None else self.tomograms[indices],
         )
+
+    def with_random_phases(self, first_shell: int, seed: int) -> ParticleSet:
+        """The same particles without structure from a shell on, but with all their power."""
+        reader = RandomPhaseReader(self.volumes, first_shell, seed)
+        return replace(self, volumes=reader)
 
     def volume(self, index: int) -> npt.NDArray[np.float32]:
         """Grey values after normalisation and contrast, ``(n, n, n)`` float32.
