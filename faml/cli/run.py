@@ -80,6 +80,10 @@ def run(
         str | None,
         typer.Option(help="C1 (default), C2, ..., D2, ..., T, O, I: axes as RELION's."),
     ] = None,
+    similarity: Annotated[
+        float | None,
+        typer.Option(help="How alike class averages are held while they form. Default: 0."),
+    ] = None,
     max_candidates: Annotated[
         int | None, typer.Option(help="Candidate poses per particle and class. Default: 50.")
     ] = None,
@@ -218,6 +222,7 @@ def run(
             "starts": starts,
             "start_iterations": start_iterations,
             "symmetry": symmetry,
+            "similarity": similarity,
             "start_lowpass_angstrom": start_lowpass,
             "update": update,
             "max_shell": max_shell,
