@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from faml.cli.app import main
 from faml.io.mrc import write_volume
+from faml.metrics.helix import find_helix
 from faml.metrics.symmetry_search import find_symmetry, in_standard_frame, suggested
 from faml.symmetry import point_group
 
@@ -140,3 +141,59 @@ def test_command_on_a_constant_map(tmp_path, capsys):
     write_volume(path, np.ones((16, 16, 16), np.float32), VOXEL)
     assert command(path, "--groups", "C2") == 3
     assert "holds no structure" in " ".join(capsys.readouterr().err.split())
+
+
+# ------------------------------------------------------------------ helices
+
+
+def helix(rise, twist_deg, *, n=48, noise=0.0, fold=1):
+    """Blobs on a helix about Z, right-handed for a positive twist, voxel units."""
+    z, y, x = np.indices((n, n, n)) - float(n // 2)
+    volume = np.zeros((n, n, n))
+    for step in range(-n, n):
+        for copy in range(fold):
+            angle = np.deg2rad(step * twist_deg + copy * 360.0 / fold)
+            for radius, height, shift in ((9.0, 1.0, 0.0), (6.0, 0.6, 1.3)):
+                centre = radius * np.cos(angle), radius * np.sin(angle), step * rise + shift
+                far = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2
+                volume += height * np.exp(-far / 4.5)
+    rng = np.random.default_rng(0)
+    return volume + noise * volume.std() * rng.normal(size=volume.shape)
+
+
+@pytest.mark.parametrize(("rise", "twist"), [(4.3, 35.0), (4.3, -35.0), (6.0, 100.0)])
+def test_helix_is_found_with_its_hand(rise, twist):
+    best = find_helix(helix(rise, twist, noise=0.3), VOXEL, 12.0)[0]
+    # The best may be a multiple of the generator: n rises with n twists.
+    number = round(best.rise_angstrom / VOXEL / rise)
+    assert number >= 1
+    assert best.rise_angstrom == pytest.approx(number * rise * VOXEL, abs=0.15 * VOXEL)
+    apart = (best.twist_deg - number * twist + 180.0) % 360.0 - 180.0
+    assert abs(apart) < 2.0
+    assert best.correlation > 0.8
+
+
+def test_smallest_rise_is_among_those_shown():
+    found = find_helix(helix(4.3, 35.0), VOXEL, 12.0)
+    smallest = min(found, key=lambda fit: fit.rise_angstrom)
+    assert smallest.rise_angstrom == pytest.approx(4.3 * VOXEL, abs=0.15 * VOXEL)
+    assert smallest.twist_deg == pytest.approx(35.0, abs=1.5)
+
+
+def test_helix_of_bad_maps():
+    with pytest.raises(ValueError, match="constant"):
+        find_helix(np.ones((16, 16, 16)), 1.0, 5.0)
+    with pytest.raises(ValueError, match="radius of 1 to 7"):
+        find_helix(helix(4.0, 30.0, n=16), 1.0, 9.0)
+    with pytest.raises(ValueError, match="cubic"):
+        find_helix(np.ones((16, 16, 8)), 1.0, 5.0)
+
+
+def test_command_on_a_helix(tmp_path, capsys):
+    path = tmp_path / "map.mrc"
+    write_volume(path, helix(4.3, 35.0).astype(np.float32), VOXEL)
+    assert command(path, "--helical", "--particle-diameter", 24 * VOXEL) == 0
+    shown = capsys.readouterr().out
+    assert "rise" in shown
+    assert "twist" in shown
+    assert command(path, "--helical", "--groups", "C2") == 2

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
+import numpy.typing as npt
 import typer
 
 from faml.cli.options import VoxelSize
 from faml.errors import ConfigurationError, InputDataError, OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from faml.metrics.symmetry_search import SymmetryFit
 
 __all__ = ["symmetry"]
 
@@ -24,6 +31,16 @@ def symmetry(
     max_fold: Annotated[
         int, typer.Option("--max-fold", min=2, max=60, help="Highest order of an axis tested.")
     ] = 12,
+    helical: Annotated[
+        bool, typer.Option("--helical", help="Rise and twist about Z instead of point groups.")
+    ] = False,
+    particle_diameter: Annotated[
+        float | None,
+        typer.Option(
+            "--particle-diameter",
+            help="Angstrom, of a helix. Default: 0.6 of the box.",
+        ),
+    ] = None,
     voxel_size: VoxelSize = None,
     max_resolution: Annotated[
         float | None, typer.Option(help="Finest detail the search looks at, in Angstrom.")
@@ -40,38 +57,63 @@ def symmetry(
 ) -> None:
     """Say which point groups a map has, and turn it onto their standard axes."""
     from rich.console import Console
-    from rich.table import Table
 
     from faml.io.mrc import read_volume, write_volume
-    from faml.metrics.symmetry_search import find_symmetry, in_standard_frame, suggested
+    from faml.metrics.symmetry_search import find_symmetry, in_standard_frame
     from faml.symmetry import point_group
 
+    if helical and (groups or align or max_resolution):
+        raise ConfigurationError(
+            "--helical looks for rise and twist only; leave out --groups, --align and "
+            "--max-resolution"
+        )
     if (align is None) != (output is None):
         raise ConfigurationError("--align GROUP and --output FILE belong together; give both")
     if output is not None and output.exists() and output.samefile(map_file):
         raise OutputError(f"{output}: is the map itself; choose another file")
-    names = _names(groups, max_fold)
-    if align is not None and point_group(align).name not in names:
-        names.append(point_group(align).name)
+    names = _names(groups, max_fold, align)
     volume = read_volume(map_file)
-    size = voxel_size or volume.header.voxel_size_angstrom
+    values, size = volume.values, voxel_size or volume.header.voxel_size_angstrom
     if size is None:
         raise InputDataError(f"{map_file}: the header has no voxel size; give --voxel-size")
-    extent = volume.values.shape[0] * size
-    shell = None
-    if max_resolution is not None:
-        if not 0 < max_resolution <= extent / 2:
-            raise ConfigurationError(
-                f"expected a finest resolution above 0 and up to {extent / 2:g} Angstrom, found "
-                f"{max_resolution:g}"
-            )
-        shell = int(extent / max_resolution)
-    if not volume.values.max() > volume.values.min():
+    if not values.max() > values.min():
         raise InputDataError(f"{map_file}: the map is constant; it holds no structure")
-    fits = find_symmetry(
-        volume.values, [point_group(name) for name in names], size, max_shell=shell
-    )
+    extent = values.shape[0] * size
     console = Console(highlight=False)
+    if helical:
+        _show_helix(values, size, particle_diameter or 0.6 * extent, console)
+        return
+    fits = find_symmetry(
+        values,
+        [point_group(name) for name in names],
+        size,
+        max_shell=_last_shell(max_resolution, extent),
+    )
+    _show_fits(fits, values, size, console)
+    if align is not None and output is not None:
+        chosen = next(fit for fit in fits if fit.group.name == point_group(align).name)
+        write_volume(output, in_standard_frame(values, chosen), size)
+        console.print(f"{output}: axes of {chosen.group.name} as --symmetry wants", markup=False)
+
+
+def _last_shell(max_resolution: float | None, extent: float) -> int | None:
+    if max_resolution is None:
+        return None
+    if not 0 < max_resolution <= extent / 2:
+        raise ConfigurationError(
+            f"expected a finest resolution above 0 and up to {extent / 2:g} Angstrom, found "
+            f"{max_resolution:g}"
+        )
+    return int(extent / max_resolution)
+
+
+def _show_fits(
+    fits: tuple[SymmetryFit, ...], values: npt.NDArray[np.float32], size: float, console: Console
+) -> None:
+    from rich.table import Table
+
+    from faml.metrics.symmetry_search import suggested
+
     table = Table("group", "correlation", "weakest", "agrees to", "main axis x y z", "centre x y z")
     for fit in fits:
         finest = fit.resolution_angstrom
@@ -79,7 +121,7 @@ def symmetry(
             fit.group.name,
             f"{fit.correlation:.3f}",
             f"{fit.weakest:.3f}",
-            f"{finest:.1f} Å" if finest < extent else "nothing",
+            f"{finest:.1f} Å" if np.isfinite(finest) else "nothing",
             " ".join(f"{v:+.2f}" for v in fit.rotation[:, 2]),
             " ".join(f"{v:+.1f}" for v in fit.centre),
         )
@@ -89,7 +131,7 @@ def symmetry(
         "agrees to: FSC 0.5 with them; centre in voxels from the middle of the box",
         soft_wrap=True,
     )
-    best = suggested(fits, volume.values, size)
+    best = suggested(fits, values, size)
     if best is None:
         console.print("no symmetry: nothing agrees beyond the particle's outline", soft_wrap=True)
     else:
@@ -97,19 +139,43 @@ def symmetry(
             f"[bold]{best.group.name}[/] is the largest group that holds as far as any does",
             soft_wrap=True,
         )
-    if align is not None and output is not None:
-        chosen = next(fit for fit in fits if fit.group.name == point_group(align).name)
-        write_volume(output, in_standard_frame(volume.values, chosen), size)
-        console.print(f"{output}: axes of {chosen.group.name} as --symmetry wants", markup=False)
 
 
-def _names(groups: str | None, max_fold: int) -> list[str]:
+def _show_helix(
+    values: npt.NDArray[np.float32], size: float, diameter: float, console: Console
+) -> None:
+    from rich.table import Table
+
+    from faml.metrics.helix import find_helix
+
+    largest = 2 * (values.shape[0] // 2 - 1) * size
+    if not 2 * size <= diameter <= largest:
+        raise ConfigurationError(
+            f"expected a diameter of {2 * size:g} to {largest:g} Angstrom, found {diameter:g}"
+        )
+    table = Table("rise", "twist", "correlation")
+    for fit in find_helix(values, size, 0.5 * diameter / size):
+        table.add_row(
+            f"{fit.rise_angstrom:.2f} Å", f"{fit.twist_deg:+.2f}°", f"{fit.correlation:.3f}"
+        )
+    console.print(table)
+    console.print(
+        "screws about Z that take the map onto itself; multiples of one screw are as good as it, "
+        "the smallest rise generates them",
+        soft_wrap=True,
+    )
+
+
+def _names(groups: str | None, max_fold: int, align: str | None) -> list[str]:
     from faml.symmetry import point_group
 
     if groups is None:
         folds = range(2, max_fold + 1)
-        return [f"C{n}" for n in folds] + [f"D{n}" for n in folds] + list(_POLYHEDRAL)
-    found = [point_group(name).name for name in groups.split(",")]
+        found = [f"C{n}" for n in folds] + [f"D{n}" for n in folds] + list(_POLYHEDRAL)
+    else:
+        found = [point_group(name).name for name in groups.split(",")]
+    if align is not None:
+        found.append(point_group(align).name)
     if "C1" in found:
-        raise ConfigurationError("every map has C1; leave it out of --groups")
+        raise ConfigurationError("every map has C1; leave it out")
     return list(dict.fromkeys(found))
