@@ -119,6 +119,9 @@ class EmConfig(_Section):
     symmetry: str = "C1"
     """Point group of every class: C1, C2, ..., D2, ..., T, O, I, with RELION's axes (main axis on
     Z). Averages are symmetrised, and each pose is searched in the asymmetric unit only."""
+    symmetry_after: int | None = Field(default=None, ge=0)
+    """Iterations of a reference-free start before symmetry is imposed, on the axes that the
+    averages show by then; None is as long as poses are explored."""
     start_lowpass_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Low-pass of the starting reference."""
     folds: int = Field(default=1, ge=1)

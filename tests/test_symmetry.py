@@ -363,7 +363,7 @@ def test_a_symmetric_run_finds_the_structure_and_its_axis(strategy, name):
         symmetry=group.rotations, phantom=phantom,
     )  # fmt: skip
     config = build_config(
-        em={"iterations": 14, "seed": 3, "symmetry": name},
+        em={"iterations": 14, "seed": 3, "symmetry": name, "exploration": 7},
         search=QUICK | {"search_shell": 6, "strategy": strategy, "max_candidates": 15},
         threads=2,
     )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from faml.config import EmConfig, RunConfig
 from faml.conventions import FloatArray
+from faml.em.axes import iterations_without_symmetry, onto_axes
 from faml.em.balance import balanced_log_fractions
 from faml.em.checks import check_run, largest_shift, whole_tomograms
 from faml.em.expectation import (
@@ -112,6 +113,7 @@ class EmRun:
         self._progress = progress
         self._reference = reference
         self._mask = mask
+        self._start_number = start_number
         self._seed = start_seed(config.em.seed, start_number)
         check_run(particles, config, reference, mask)
         box = particles.box
@@ -181,13 +183,36 @@ class EmRun:
         resume_from : State, optional
             Continue after this state, which is not yielded again.
         """
+        em = self.config.em
+        free = min(iterations_without_symmetry(em), em.iterations)
+        asymmetric = self._asymmetric() if free else self
         state = resume_from
         if state is None:
-            state = self._start()
+            state = asymmetric._start()
             yield state
-        while not state.converged and state.iteration < self.config.em.iterations:
-            state = self._iterate(state)
+        while not state.converged and state.iteration < em.iterations:
+            if state.iteration < free and state.symmetry == "C1":
+                state = asymmetric._iterate(state)
+            else:
+                state = self._iterate(self._symmetric(state))
             yield state
+
+    def _asymmetric(self) -> EmRun:
+        em = self.config.em.model_copy(update={"symmetry": "C1"})
+        return self.again(
+            self.config.model_copy(update={"em": em}), start_number=self._start_number
+        )
+
+    def _symmetric(self, state: State) -> State:
+        """The state in a frame in which the run's symmetry can be imposed, if it was not yet."""
+        if state.symmetry == self.symmetry.name:
+            return state
+        _LOG.info(
+            "iteration %d: axes of %s found on the averages, which have it from now on",
+            state.iteration,
+            self.symmetry.name,
+        )
+        return onto_axes(state, self.symmetry)
 
     def finish(self, state: State) -> State:
         """The last state with averages at full resolution.
@@ -198,6 +223,7 @@ class EmRun:
         if state.iteration == 0 and not self.config.em.half_sets:
             return state
         full = full_resolution_shell(self.particles.box)
+        state = self._symmetric(state)
         return self._iterate(replace(state, stop_reason=""), sum_shell=full, keep=state)
 
     def held_out_log_likelihood(self, state: State, align_shell: int) -> float:
@@ -253,6 +279,7 @@ class EmRun:
             fold_models=found.references,
             half_models=found.halves,
             fsc=fsc,
+            symmetry=self.symmetry.name,
         )
 
     def _align_to_reference(
@@ -342,6 +369,7 @@ class EmRun:
             fold_models=found.references,
             half_models=found.halves,
             fsc=fsc,
+            symmetry=self.symmetry.name,
         )
         if keep:
             return replace(new, changes=keep.changes, stop_reason=keep.stop_reason)

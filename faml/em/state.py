@@ -109,6 +109,8 @@ class State:
         Of each half-set. Empty without half-sets.
     fsc : (K, n // 2) float64 or None
         Fourier shell correlation of the half-sets' averages, in one frame.
+    symmetry : str
+        That the averages have; a run from nothing begins without its own.
     """
 
     iteration: int
@@ -124,6 +126,7 @@ class State:
     fold_models: tuple[Model, ...] = ()
     half_models: tuple[Model, ...] = ()
     fsc: npt.NDArray[np.float64] | None = None
+    symmetry: str = "C1"
 
     @property
     def references(self) -> tuple[Model, ...]:

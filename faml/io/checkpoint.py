@@ -1,7 +1,7 @@
 """One HDF5 file per run: configuration, versions and every iteration.
 
 Layout, format version 4 (1 had no folds and no kept masses, 2 no half-sets, 3 no
-evidences)::
+evidences and no symmetry of a state)::
 
     /                     attrs: format, config (TOML), versions (JSON), seed, box, voxel_size,
                           last_iteration (written last)
@@ -41,7 +41,14 @@ FORMAT = 4
 _PACKAGES = ("faml", "numpy", "scipy", "numba", "h5py", "pyshtools")
 _FOLD_FIELDS = ("volumes", "signal_power")
 _MODEL_FIELDS = tuple(field.name for field in fields(Model))
-_SCALARS = ("iteration", "align_shell", "next_align_shell", "log_likelihood", "stop_reason")
+_SCALARS = (
+    "iteration",
+    "align_shell",
+    "next_align_shell",
+    "log_likelihood",
+    "stop_reason",
+    "symmetry",
+)
 
 
 @dataclass(frozen=True)
@@ -208,14 +215,15 @@ def _read(file: h5py.File, path: Path) -> StoredRun:
         )
     last = int(file.attrs["last_iteration"])
     iterations = tuple(sorted(int(name) for name in file["iterations"] if int(name) <= last))
+    config = config_from_toml(str(file.attrs["config"]))
     return StoredRun(
-        config=config_from_toml(str(file.attrs["config"])),
+        config=config,
         names=tuple(file["particles/names"].asstr()[:]),
         box=int(file.attrs["box"]),
         voxel_size_angstrom=float(file.attrs["voxel_size"]),
         versions=json.loads(str(file.attrs["versions"])),
         iterations=iterations,
-        state=_read_state(file, last),
+        state=_read_state(file, last, config.em.symmetry),
     )
 
 
@@ -266,7 +274,7 @@ def _read_last(file: h5py.File, name: str) -> list[dict[str, Any]]:
     return [{key: values[i] for key, values in parts.items()} for i in range(count)]
 
 
-def _read_state(file: h5py.File, iteration: int) -> State:
+def _read_state(file: h5py.File, iteration: int, symmetry: str) -> State:
     group = file[_group(iteration)]
 
     def section(name: str) -> dict[str, Any]:
@@ -306,4 +314,6 @@ def _read_state(file: h5py.File, iteration: int) -> State:
         ),
         half_models=halves,
         fsc=group["fsc"][()] if "fsc" in group else None,
+        # Before format 4 a run's symmetry was imposed from the beginning.
+        symmetry=str(group.attrs.get("symmetry", symmetry)),
     )

@@ -72,8 +72,8 @@ class SymmetryFit:
     rotation : (3, 3) float64
         Turns the group's standard axes (`faml.symmetry`) onto those of the map.
     centre : (3,) float64
-        x, y, z in voxels from voxel n // 2 of the point where the axes meet; along the axis of a
-        cyclic group it is arbitrary.
+        x, y, z in voxels from voxel n // 2 of the point where the axes meet; of a cyclic group's
+        axis the point nearest to it.
     """
 
     group: PointGroup
@@ -132,6 +132,9 @@ def find_symmetry(
     for group in groups:
         best, moved = _refined(coarse, group, proposals.of(group))
         place = centre + moved * n / edge
+        if group.name.startswith("C"):
+            axis = best[:, 2]
+            place = place - (place @ axis) * axis
         found.append(_judged(volume, fine, group, best, place, voxel_size_angstrom))
     return tuple(found)
 
