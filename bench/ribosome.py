@@ -1,6 +1,6 @@
 """What each strategy holds of the experts' poses on 40 real ribosomes.
 
-    python bench/ribosome.py DATA/real_ribosome [--json FILE]
+    python bench/ribosome.py DATA/real_ribosome [--start random] [--json FILE]
 
 Started from the average at the experts' poses, and from random orientations; share of particles
 within 20 degrees of the expert pose after 1 and 4 iterations (for random starts after removal of
@@ -36,6 +36,7 @@ from faml.em.expectation import accumulate
 from faml.em.loop import EmRun
 from faml.em.state import State
 from faml.em.statistics import Statistics
+from faml.em.trials import Trials
 from faml.io.dataset import open_particles
 from faml.io.mrc import read_volume
 from faml.metrics.align import align_volume
@@ -126,6 +127,8 @@ class Run:
     keep_previous: int = 0
     seed: int = 0
     diameter: float = 300.0
+    starts: int = 1
+    mask: str = "sphere"
 
 
 RUNS = (
@@ -146,6 +149,10 @@ RUNS = (
         Run(strategy, start="random", folds=8, keep_previous=9, seed=seed)
         for seed in (0, 1)
         for strategy in ("exhaustive", "faml")
+    ),
+    *(
+        Run("faml", start="random", folds=8, keep_previous=9, starts=8, seed=seed, mask=mask)
+        for seed, mask in ((0, "sphere"), (1, "sphere"), (0, "auto"))
     ),
 )  # fmt: skip
 LAST = 4
@@ -168,6 +175,8 @@ def follow(job: Run, data: Path) -> dict[str, Any]:
             "folds": job.folds,
             "iterations": LAST if job.start == "poses" else 25,
             "seed": job.seed,
+            "starts": job.starts,
+            "mask": job.mask,
             "max_shell": 10,
         },
     )
@@ -177,7 +186,20 @@ def follow(job: Run, data: Path) -> dict[str, Any]:
     run = EmRun(particles, config)
     row: dict[str, Any] = asdict(job)
     started, spent = time.process_time(), 0.0
-    for state in run.states():
+    first = None
+    if job.starts > 1:
+        trials = Trials(run)
+        ranking = trials.best()
+        first = trials.continued(ranking.best.state)
+        row["behind_best_nats"] = [
+            round((ranking.best.log_likelihood - each.log_likelihood) / len(particles), 2)
+            for each in ranking.starts
+        ]
+        row["like_the_best"] = [round(each.correlation, 2) for each in ranking.starts]
+        experts = particles.poses.rotations
+        shares = [angles_to_experts(e.state, experts, free=True) for e in ranking.starts]
+        row["share_of_each"] = [round(float((a < WITHIN_DEG).mean()), 3) for a in shares]
+    for state in run.states(first):
         spent = time.process_time() - started
         if state.iteration in (1, LAST):
             angles = angles_to_experts(state, particles.poses.rotations, free=job.start == "random")
@@ -205,11 +227,12 @@ def main() -> None:
     """Run the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
+    parser.add_argument("--start", choices=["poses", "random"], help="these rows only")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = at_expert_poses(options)
     with threadpool_limits(limits=1):
-        for job in RUNS:
+        for job in (job for job in RUNS if options.start in (None, job.start)):
             rows.append(follow(job, options.data))
             print(json.dumps(rows[-1]), flush=True)
             record.write(options.json, rows, "python bench/ribosome.py DATA/real_ribosome")
