@@ -157,6 +157,7 @@ def run_config(
     reference, warnings = _reference(config, particles)
     mask = _mask(config)
     em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
+    trials = _trials(em)
     directory = prepare_output_directory(config.output, dataset.files)
     write_text_atomic(directory / _CONFIG_NAME, _config_text(em))
     warnings = (*warnings, *_unused_poses(config, particles))
@@ -164,7 +165,7 @@ def run_config(
         log_header(em, dataset)
         for warning in (*dataset.warnings, *warnings):
             _LOG.warning(warning)
-        return _carry_out(em, dataset, directory, None, on_state, on_message, warnings)
+        return _carry_out(em, trials, dataset, directory, None, on_state, on_message, warnings)
 
 
 def resume(
@@ -211,7 +212,7 @@ def resume(
     with logged(folder):
         write_text_atomic(folder / _CONFIG_NAME, _config_text(em))
         _LOG.info("resumed after %s", f"iteration {state.iteration}" if state else "some starts")
-        return _carry_out(em, dataset, folder, state, on_state, on_message, warnings)
+        return _carry_out(em, _trials(em), dataset, folder, state, on_state, on_message, warnings)
 
 
 def iterate(
@@ -230,9 +231,14 @@ def iterate(
         At once, for settings that do not fit the particles.
     """
     run = EmRun(particles, config or build_config(), reference=reference, mask=mask)
-    if run.config.em.starts > 1 and resume_from is None:
-        return _after_trials(run, Trials(run))
+    trials = _trials(run)
+    if trials is not None and resume_from is None:
+        return _after_trials(run, trials)
     return _limited(run, resume_from)
+
+
+def _trials(run: EmRun) -> Trials | None:
+    return Trials(run) if run.config.em.starts > 1 else None
 
 
 def _after_trials(run: EmRun, trials: Trials) -> Iterator[State]:
@@ -255,6 +261,7 @@ def _limited(em: EmRun, resume_from: State | None) -> Iterator[State]:
 
 def _carry_out(
     em: EmRun,
+    trials: Trials | None,
     dataset: Dataset,
     directory: Path,
     resume_from: State | None,
@@ -265,11 +272,12 @@ def _carry_out(
     checkpoint = HDF5Checkpoint(directory / CHECKPOINT_NAME, em.config, dataset.particles)
     if resume_from is not None:
         checkpoint.saved = [resume_from]
+    finished = False
     try:
         # One BLAS thread: more would change the order of sums with the machine.
         with threadpool_limits(limits=1):
-            if resume_from is None and em.config.em.starts > 1:
-                resume_from, doubts = best_start(em, dataset, directory, on_state, on_message)
+            if resume_from is None and trials is not None:
+                resume_from, doubts = best_start(trials, dataset, directory, on_state, on_message)
                 warnings = (*warnings, *doubts)
                 checkpoint.save(resume_from)
             for state in em.states(resume_from):
@@ -284,17 +292,19 @@ def _carry_out(
             _LOG.info(last.stop_reason or f"stopped after {last.iteration} iterations")
             final = em.finish(last)
         maps, star = write_results(final, dataset, directory, em)
+        finished = True
         warnings = (*warnings, *draw_orientations(final, dataset, directory, em.symmetry))
         halves = None
         if em.config.em.half_sets:
             mask = None if em.config.em.mask == "auto" else em.mask
-            if em.config.em.check_overfitting:
-                with threadpool_limits(limits=1):
-                    warnings = (*warnings, *judge_overfitting(em, last, directory))
             halves = write_half_results(final, dataset, directory, mask, em.config.em.b_factor)
         draw_classes(directory / "slices.png", final, dataset)
+        if em.config.em.check_overfitting:
+            with threadpool_limits(limits=1):
+                warnings = (*warnings, *judge_overfitting(em, last, directory))
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_interrupted(checkpoint, dataset, directory, em)) from error
+        message = _interrupted(checkpoint, dataset, directory, em, finished=finished)
+        raise KeyboardInterrupt(message) from error
     every = (*dataset.warnings, *warnings, *(halves.warnings if halves else ()))
     return RunResult(em.config, final, directory, maps, star, every, halves)
 
@@ -304,8 +314,10 @@ def _interrupted(
     dataset: Dataset,
     directory: Path,
     em: EmRun,
+    *,
+    finished: bool,
 ) -> str:
-    """Leave the last complete iteration's results; what to say and how to go on."""
+    """Leave the last complete iteration's results, unless better ones lie there; what to say."""
     if not checkpoint.saved and stored_starts(directory):
         message = f"interrupted; continue with: faml resume {directory}"
     elif not checkpoint.saved:
@@ -314,8 +326,9 @@ def _interrupted(
         )
     else:
         last = checkpoint.last()
-        with suppress(OutputError):  # the checkpoint is what counts
-            write_results(last, dataset, directory, em)
+        if not finished:
+            with suppress(OutputError):  # the checkpoint is what counts
+                write_results(last, dataset, directory, em)
         message = (
             f"interrupted; iteration {last.iteration} is kept; continue with: "
             f"faml resume {directory}"

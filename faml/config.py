@@ -32,6 +32,9 @@ DRAWN_MASKS = ("sphere", "auto")
 """Values of `EmConfig.mask` that are no file."""
 
 
+_BLIND_STARTS = ("random", "average")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -210,11 +213,33 @@ class RunConfig(_Section):
                 f"{self.em.start}; leave out --starts"
             )
             raise ValueError(msg)
+        self._check_unused()
         first, last = self.em.first_shell, self.em.max_shell
         if first is not None and last is not None and last < first:
             msg = f"the last shell ({last}) lies below the first ({first}); raise it or lower it"
             raise ValueError(msg)
         return self
+
+    def _check_unused(self) -> None:
+        """Raise ValueError for settings that others make meaningless."""
+        em = self.em
+        symmetric = point_group(em.symmetry).order > 1
+        if em.similarity > 0 and em.classes == 1:
+            msg = "--similarity is for several classes; leave it out or give --classes"
+            raise ValueError(msg)
+        if em.similarity > 0 and em.update == "impute":
+            msg = "--similarity is for the update `ratio`; leave it out or give --update ratio"
+            raise ValueError(msg)
+        if em.symmetry_after is not None and not (symmetric and em.start in _BLIND_STARTS):
+            msg = "symmetry_after is for a symmetry and a start without poses; leave it out"
+            raise ValueError(msg)
+        late = symmetric and em.start in _BLIND_STARTS and em.symmetry_after != 0
+        if late and em.mask not in DRAWN_MASKS:
+            msg = (
+                f"averages are turned onto the axes of {em.symmetry} when they show them, a mask "
+                "from a file is not; leave out --mask or set symmetry_after = 0 under [em]"
+            )
+            raise ValueError(msg)
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

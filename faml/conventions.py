@@ -38,6 +38,7 @@ __all__ = [
     "FloatArray",
     "IntArray",
     "matrices_to_relion_angles_deg",
+    "matrices_to_zyz",
     "relion_angles_deg_to_matrices",
     "relion_origins_to_translations",
     "rotation_angle_deg",
@@ -73,14 +74,22 @@ def matrices_to_relion_angles_deg(matrices: FloatArray) -> npt.NDArray[np.float6
     At tilt 0 and 180 only a combination of rot and psi is defined: psi is then 0.
     """
     m = np.asarray(matrices, dtype=np.float64).reshape(-1, 3, 3)
-    # R^T = Rz(rot) Ry(tilt) Rz(psi), read off its elements; scipy warns at the poles instead.
-    a = np.swapaxes(m, 1, 2)
-    sin_tilt = np.hypot(a[:, 0, 2], a[:, 1, 2])
-    tilt = np.arctan2(sin_tilt, a[:, 2, 2])
-    pole = sin_tilt < 1e-9
-    rot = np.where(pole, np.arctan2(-a[:, 0, 1], a[:, 1, 1]), np.arctan2(a[:, 1, 2], a[:, 0, 2]))
-    psi = np.where(pole, 0.0, np.arctan2(a[:, 2, 1], -a[:, 2, 0]))
-    return np.rad2deg(np.stack([rot, tilt, psi], axis=1))
+    return np.rad2deg(matrices_to_zyz(np.swapaxes(m, 1, 2)))
+
+
+def matrices_to_zyz(matrices: FloatArray) -> npt.NDArray[np.float64]:
+    """Angles alpha, beta, gamma in radians, (N, 3), with ``R = Rz(alpha) Ry(beta) Rz(gamma)``.
+
+    At beta 0 and pi only a combination of alpha and gamma is defined: gamma is then 0.
+    """
+    m = np.asarray(matrices, dtype=np.float64).reshape(-1, 3, 3)
+    # Read off the elements; scipy warns at the poles instead.
+    sine = np.hypot(m[:, 0, 2], m[:, 1, 2])
+    beta = np.arctan2(sine, m[:, 2, 2])
+    pole = sine < 1e-9
+    alpha = np.where(pole, np.arctan2(-m[:, 0, 1], m[:, 1, 1]), np.arctan2(m[:, 1, 2], m[:, 0, 2]))
+    gamma = np.where(pole, 0.0, np.arctan2(m[:, 2, 1], -m[:, 2, 0]))
+    return np.stack([alpha, beta, gamma], axis=1)
 
 
 def relion_origins_to_translations(

@@ -42,6 +42,7 @@ __all__ = [
 _LOG = logging.getLogger("faml")
 _FEWEST_SHELLS = 3
 """Half-maps that agree no further than this have no structure in common but a blob."""
+_OVERFITTING_NAME = "overfitting.csv"
 _UNOBSERVED = 0.02
 """Share of Fourier space whose absence a user should know of."""
 
@@ -213,8 +214,9 @@ def judge_overfitting(em: EmRun, state: State, directory: Path) -> tuple[str, ..
     directory : Path
     """
     found = check_overfitting(em, state)
+    (directory / _OVERFITTING_NAME).unlink(missing_ok=True)  # of an earlier end of the same run
     if found is None:
-        _LOG.info("overfitting: the half-sets agree to the last shell, nothing is left to test")
+        _LOG.info("overfitting: half-sets agree well as far as they were aligned; nothing to test")
         return ()
     assert state.fsc is not None  # it was checked
     lines = ["class,shell,fsc,fsc_random_phases"]
@@ -222,7 +224,7 @@ def judge_overfitting(em: EmRun, state: State, directory: Path) -> tuple[str, ..
         f"{k + 1},{shell},{state.fsc[k, shell]:.6f},{found.fsc[k, shell]:.6f}"
         for k, shell in np.ndindex(found.fsc.shape)
     ]
-    write_text_atomic(directory / "overfitting.csv", "\n".join(lines) + "\n")
+    write_text_atomic(directory / _OVERFITTING_NAME, "\n".join(lines) + "\n")
     _LOG.info(
         "overfitting: with phases random from shell %d on, half-sets agree beyond by %s on average",
         found.first_shell,

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
-from faml.em.loop import EmRun
 from faml.em.state import State
 from faml.em.trials import Ranking, Trials
 from faml.errors import OutputError
@@ -33,7 +32,7 @@ OnMessage = Callable[[str], None]
 
 
 def best_start(
-    em: EmRun,
+    trials: Trials,
     dataset: Dataset,
     directory: Path,
     on_state: OnState | None,
@@ -49,18 +48,16 @@ def best_start(
 
     Raises
     ------
-    ConfigurationError
-        Too few particles to hold any out.
     OutputError, CheckpointError
         If a file cannot be written, or one left by an earlier run cannot be read.
     """
+    config = trials.run.config
 
     def say(text: str) -> None:
         _LOG.info(text)
         if on_message is not None:
             on_message(text)
 
-    trials = Trials(em)
     try:
         (directory / "starts").mkdir(exist_ok=True)
     except OSError as error:
@@ -75,8 +72,8 @@ def best_start(
 
     def keep(number: int, state: State) -> None:
         path = start_path(directory, number)
-        HDF5Checkpoint(path, em.config, dataset.particles, history=False).save(state)
-        log_state(state, dataset, em.config.search.posterior_mass)
+        HDF5Checkpoint(path, config, dataset.particles, history=False).save(state)
+        log_state(state, dataset, config.search.posterior_mass)
         draw_classes(path.with_suffix(".png"), state, dataset)
         if on_state is not None:
             on_state(state, dataset)

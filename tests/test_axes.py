@@ -12,6 +12,7 @@ from runs import assert_states_equal
 from faml.config import build_config
 from faml.em.axes import iterations_without_symmetry, onto_axes
 from faml.em.loop import EmRun
+from faml.errors import ConfigurationError
 from faml.metrics.align import align_volume
 from faml.metrics.fsc import pearson
 from faml.metrics.resample import transform_volume
@@ -44,6 +45,31 @@ def test_when_symmetry_is_imposed():
     assert first(symmetry="C3", symmetry_after=2) == 2
     assert first(symmetry="C1") == 0
     assert first(symmetry="C3", start="poses") == 0
+
+
+@pytest.mark.parametrize(
+    ("em", "message"),
+    [
+        ({"symmetry_after": 3}, "symmetry_after is for a symmetry"),
+        ({"symmetry_after": 3, "symmetry": "C3", "start": "poses"}, "symmetry_after is for"),
+        ({"symmetry": "C3", "mask": "mask.mrc"}, "leave out --mask"),
+        ({"similarity": 1.0}, "--similarity is for several classes"),
+        ({"similarity": 1.0, "classes": 2, "update": "impute"}, "for the update `ratio`"),
+    ],
+)
+def test_settings_that_others_make_meaningless(em, message):
+    with pytest.raises(ConfigurationError, match=message):
+        build_config(em=em)
+
+
+@pytest.mark.slow
+def test_a_run_does_not_end_before_its_symmetry():
+    """However still it stands: without exploration it may stop at any iteration."""
+    run = free_run("C3", c3_particles(count=6, noise=0.2), exploration=0, symmetry_after=6)
+    states = list(run.states())
+    assert [state.symmetry for state in states[:7]] == ["C1"] * 7
+    assert not any(state.stop_reason for state in states[:7])
+    assert states[-1].symmetry == "C3"
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ def test_when_classes_may_be_reseeded():
     assert [i for i in range(1, 30) if reseeding(i, em)] == [8, 11]
     assert not any(reseeding(i, em.model_copy(update={"smallest_class": 0.0})) for i in range(30))
     assert not any(reseeding(i, em.model_copy(update={"classes": 1})) for i in range(30))
+    assert not any(reseeding(i, em.model_copy(update={"start": "poses"})) for i in range(30))
 
 
 def test_starved_classes_are_those_below_a_share_of_an_equal_share():
@@ -61,13 +62,16 @@ def test_a_lost_class_comes_back_with_the_structure_it_should_hold():
     truth = (np.arange(24) % 3 == 2).astype(int)
 
     def last(smallest_class):
-        config = build_config(
-            search=SEARCH | {"max_candidates": 12, "max_bandwidth": 10, "keep_previous": 9},
-            em=EM | {"start": "poses", "classes": 2, "iterations": 6, "balance": 0,
-                     "exploration": 3, "smallest_class": smallest_class},
-        )  # fmt: skip
-        run = EmRun(particles, config)
-        first = next(run.states())
+        def begun(start):
+            config = build_config(
+                search=SEARCH | {"max_candidates": 12, "max_bandwidth": 10, "keep_previous": 9},
+                em=EM | {"start": start, "classes": 2, "iterations": 6, "balance": 0,
+                         "exploration": 4, "smallest_class": smallest_class},
+            )  # fmt: skip
+            return EmRun(particles, config)
+
+        # A run from nothing that has found the poses.
+        first, run = next(begun("poses").states()), begun("random")
 
         volumes = first.model.volumes.copy()
         volumes[1] = 0.0

@@ -97,3 +97,38 @@ def test_run_writes_the_curves(tmp_path):
     lines = (tmp_path / "out" / "overfitting.csv").read_text().splitlines()
     assert lines[0] == "class,shell,fsc,fsc_random_phases"
     assert len(lines) == 1 + 8
+
+
+def test_agreement_of_random_phases_is_found():
+    """The same particles in both halves: what is random in one is as random in the other."""
+    weight = wedge_weight(20, (-50.0, 70.0))
+    particles, _ = simulated(n=20, count=8, weight=weight, noise=0.3, phantom=DETAILED, seed=3)
+    twice = particles.subset(np.tile(np.arange(8), 2))
+    twice = replace(
+        twice,
+        names=tuple(f"p{i}" for i in range(16)),
+        tomograms=np.repeat([0, 1], 8),
+    )
+    config = build_config(
+        search=SEARCH | {"max_candidates": 12, "max_bandwidth": 10, "max_shift_voxels": 3.0},
+        em=EM | {"start": "poses", "iterations": 1, "half_sets": True, "split_by": "tomogram"},
+    )
+    run = EmRun(twice, config)
+    *_, state = run.states()
+    curve = state.fsc.copy()
+    curve[:, FIRST:] = 0.5
+    found = check_overfitting(run, replace(state, fsc=curve))
+    assert found.suspicious == (0,)
+
+
+def test_nothing_is_left_to_test_beyond_what_was_aligned():
+    particles, _ = simulated(n=20, count=8, noise=0.1, shifts=1.0)
+    config = build_config(
+        search=SEARCH,
+        em=EM | {"start": "poses", "iterations": 0, "half_sets": True, "max_shell": 4},
+    )
+    run = EmRun(particles, config)
+    (state,) = run.states()
+    curve = np.zeros_like(state.fsc)
+    curve[:, :4] = 0.9  # falls within two shells of the last that was aligned
+    assert check_overfitting(run, replace(state, fsc=curve)) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from phantoms import simulated
@@ -14,6 +16,7 @@ from faml.em.loop import EmRun
 from faml.errors import InputDataError
 from faml.io.dataset import open_particles
 from faml.io.mrc import write_volume
+from faml.io.output import ParticleResults, write_particles
 from faml.io.positions import particle_positions
 from faml.io.star import read_star
 from faml.metrics.particles import duplicates, outliers
@@ -64,6 +67,27 @@ def test_evidence_is_against_noise_alone():
         variance = before.model.noise_variance[radius[seen]]
         noise = -0.5 * (np.abs(y[seen]) ** 2 / variance + np.log(2 * np.pi * variance)).sum()
         assert found.log_likelihoods[i] - found.log_evidences[i] == pytest.approx(noise, rel=1e-4)
+
+
+def test_evidence_of_given_poses_is_of_the_average_at_them():
+    """Also without an iteration; the pass that makes the average has nothing to compare with."""
+    weight = wedge_weight(20, (-50.0, 70.0))
+    real, _ = simulated(n=20, count=9, weight=weight, noise=0.5, seed=2)
+    empty, _ = simulated(n=20, count=9, weight=weight, noise=0.5, seed=2, phantom={"count": 0})
+    volumes = np.stack([(empty if i % 3 == 2 else real).volume(i) for i in range(9)])
+    particles = type(real).from_arrays(volumes, weight[None], poses=real.poses)
+    config = build_config(
+        search=SEARCH | {"max_shift_voxels": 3.0},
+        em=EM | {"start": "poses", "iterations": 0, "folds": 3},
+    )
+    run = EmRun(particles, config)
+    (state,) = run.states()
+    final = run.finish(state)
+    np.testing.assert_array_equal(final.model.volumes, state.model.volumes)
+    np.testing.assert_array_equal(final.assignments.rotations, real.poses.rotations)
+    none = np.arange(9) % 3 == 2
+    found = final.assignments.log_evidences
+    assert found[~none].min() > found[none].max() + 20.0
 
 
 # ------------------------------------------------------------------ outliers
@@ -216,7 +240,6 @@ def test_run_leaves_duplicates_out(tmp_path):
     assert len(gone) == 1
     both = {"p0.mrc", "p2.mrc"}
     assert {name.rsplit("/", 1)[-1] for name in gone["rlnImageName"]} <= both
-    assert set(kept["famlOutlier"]) == {"0"}
     evidence = dict(zip(kept["rlnImageName"], kept["famlLogEvidence"].astype(float), strict=True))
     stays = next(v for name, v in evidence.items() if name.rsplit("/", 1)[-1] in both)
     assert stays >= float(gone["famlLogEvidence"].iloc[0])
@@ -231,3 +254,33 @@ def test_distance_without_coordinates_is_said_before_anything_is_written(tmp_pat
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputDataError, match="expected a STAR file with coordinates"):
         faml.run(tmp_path / "in" / "p0.mrc", tmp_path / "out", **chosen)
+
+
+def test_duplicates_of_an_earlier_end_are_not_left_behind(tmp_path):
+    path = star_file(tmp_path / "in", PIXELS, PLACES)
+    dataset = opened(path)
+    found = replace(_results(4), duplicates=np.array([True, False, False, False]))
+    write_particles(tmp_path, dataset, found)
+    assert (tmp_path / "duplicates.star").exists()
+    write_particles(tmp_path, dataset, _results(4))
+    assert not (tmp_path / "duplicates.star").exists()
+
+
+def test_outliers_are_written(tmp_path):
+    dataset = opened(star_file(tmp_path / "in", PIXELS, PLACES))
+    found = replace(_results(4), outliers=np.array([False, True, False, False]))
+    star = write_particles(tmp_path, dataset, found)
+    assert read_star(star).particles["famlOutlier"].tolist() == ["0", "1", "0", "0"]
+
+
+def _results(count):
+    return ParticleResults(
+        classes=np.zeros(count, dtype=np.int64),
+        rotations=np.tile(np.eye(3), (count, 1, 1)),
+        translations=np.zeros((count, 3)),
+        probabilities=np.ones(count),
+        log_likelihoods=np.zeros(count),
+        log_evidences=np.arange(count, dtype=float),
+        outliers=np.zeros(count, dtype=bool),
+        duplicates=np.zeros(count, dtype=bool),
+    )

@@ -10,8 +10,15 @@ from scipy.spatial.transform import Rotation
 
 from faml.cli.app import main
 from faml.io.mrc import write_volume
+from faml.metrics.fsc import pearson
 from faml.metrics.helix import find_helix
-from faml.metrics.symmetry_search import find_symmetry, in_standard_frame, suggested
+from faml.metrics.resample import crop_fourier, transform_volume
+from faml.metrics.symmetry_search import (
+    _Proposals,
+    find_symmetry,
+    in_standard_frame,
+    suggested,
+)
 from faml.symmetry import point_group
 
 VOXEL = 8.0
@@ -68,9 +75,6 @@ def test_suggests_nothing_for_an_asymmetric_map():
 
 def test_standard_frame_is_that_of_the_run():
     """The turned map is unchanged by the very rotations that --symmetry averages over."""
-    from faml.metrics.fsc import pearson
-    from faml.metrics.resample import transform_volume
-
     volume = symmetric("D2", noise=0.05)
     (fit,) = fits_of(volume, "D2")
     placed = in_standard_frame(volume, fit)
@@ -197,3 +201,65 @@ def test_command_on_a_helix(tmp_path, capsys):
     assert "rise" in shown
     assert "twist" in shown
     assert command(path, "--helical", "--groups", "C2") == 2
+
+
+# ------------------------------------------------------------------ axes at the poles of the grid
+
+
+@pytest.mark.parametrize("axis", ["Z", "X", "Y"])
+def test_autocorrelation_is_right_where_the_grid_has_its_poles(axis):
+    """Turns about Z have beta 0, twofold turns about axes in XY have beta pi."""
+    volume = symmetric("C1", turn=np.eye(3), centre=(0.0, 0.0, 0.0), noise=0.0)
+    proposals = _Proposals(volume, 6)
+    angles = np.deg2rad(np.array([0.0, 30.0, 75.0, 180.0]))
+    at = Rotation.from_euler(axis, angles[:, None]).as_matrix()
+    tilt = Rotation.from_rotvec([0.03, 0.02, -0.01]).as_matrix()
+    exact, near = proposals._at(at), proposals._at(at @ tilt)
+    # Two degrees away the function has hardly changed, and nothing jumps at a pole.
+    scale = proposals._at(np.eye(3)[None])[0]
+    assert scale == pytest.approx(proposals._padded.max(), rel=0.02)
+    np.testing.assert_allclose(exact, near, atol=0.06 * scale)
+    copies = [transform_volume(volume, turn, np.zeros(3)) for turn in at]
+    low = [crop_fourier(copy, 12) for copy in copies]
+    expected = [pearson(copy, low[0]) for copy in low]
+    np.testing.assert_allclose(exact / scale, expected, atol=0.12)
+
+
+@pytest.mark.parametrize("name", ["C4", "D3"])
+def test_axes_that_already_lie_right_are_found(name):
+    volume = symmetric(name, turn=np.eye(3), centre=(0.0, 0.0, 0.0))
+    (fit,) = fits_of(volume, name)
+    assert fit.weakest > 0.95
+    assert abs(fit.rotation[2, 2]) > 0.999
+    assert np.linalg.norm(fit.centre) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--helical", "--max-fold", "7"], 2, "--helical looks for rise and twist only"),
+        (["--particle-diameter", "100"], 2, "are for --helical"),
+        (["--groups", "C2", "--max-fold", "7"], 2, "leave out --max-fold"),
+        (["--voxel-size", "-3"], 2, "voxel size above 0"),
+        (["--voxel-size", "0"], 2, "voxel size above 0"),
+        (["--helical", "--least-rise", "1"], 2, "least rise of one voxel"),
+        (["--helical", "--particle-diameter", "0"], 2, "expected a diameter"),
+    ],
+)
+def test_more_bad_commands(tmp_path, capsys, arguments, code, message):
+    path = tmp_path / "map.mrc"
+    write_volume(path, symmetric("C3", n=16).astype(np.float32), VOXEL)
+    assert command(path, *arguments) == code
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_command_on_a_map_that_is_no_cube_or_no_file(tmp_path, capsys):
+    path, other = tmp_path / "map.mrc", tmp_path / "other.mrc"
+    with mrcfile.new(path) as file:
+        file.set_data(np.random.default_rng(0).normal(size=(16, 16, 12)).astype(np.float32))
+        file.voxel_size = VOXEL
+    other.write_bytes(path.read_bytes())
+    assert command(path, "--groups", "C2") == 3
+    assert "cubic" in " ".join(capsys.readouterr().err.split())
+    assert command(tmp_path / "missing.mrc", "--align", "C2", "-o", other) == 3
+    assert "bug" not in capsys.readouterr().err

@@ -57,7 +57,8 @@ def test_ranking_prefers_the_true_structure_to_one_that_fits_its_own_noise():
     )
     *_, true = EmRun(particles, poses).states()
     *_, first = trials.states(1)
-    # A start that has learnt nothing: its averages are the true ones, turned for each fold.
+    # A start that has found something else: the mirror images of the true averages, whose hand
+    # no rotation changes.
     rng = np.random.default_rng(1)
     wrong = tuple(
         replace(
@@ -114,9 +115,12 @@ def test_starts_of_classes_and_half_sets():
     config = configured(classes=2, half_sets=True)
     trials = Trials(EmRun(particles, config))
     ranking = trials.best()
-    assert all(-1.0 <= each.rand_index <= 1.0 for each in ranking.starts)
-    assert ranking.best.rand_index == 1.0
-    # Three folds in each of two halves: what is compared knows neither particle nor other half.
+    best = ranking.best.state.assignments.classes
+    for each in ranking.starts:
+        same = (each.state.assignments.classes == best).all()
+        swapped = (each.state.assignments.classes == 1 - best).all()
+        assert (each.rand_index == 1.0) == (same or swapped)
+    # Five folds in each of two halves: what is compared knows neither particle nor other half.
     assert len(ranking.best.state.fold_models) == 10
     going_on = trials.continued(ranking.best.state)
     assert len(going_on.references) == 2
@@ -124,10 +128,33 @@ def test_starts_of_classes_and_half_sets():
     assert last.iteration == 4
 
 
+@pytest.mark.parametrize("strategy", ["faml", "exhaustive"])
+def test_starts_without_their_symmetry_yet_are_ranked_without_it(strategy):
+    """The axes of such averages lie anywhere: only a search of all poses says what they explain."""
+    config = configured(symmetry="D3", folds=4, exploration=4)
+    search = config.search.model_copy(update={"strategy": strategy, "oversampling": 1})
+    config = config.model_copy(update={"search": search})
+    run = EmRun(planted(count=8), config)
+    *_, state = Trials(run).states(1)
+    assert state.symmetry == "C1"
+    alone = run.again(
+        config.model_copy(update={"em": config.em.model_copy(update={"symmetry": "C1"})})
+    )
+    shell = state.align_shell
+    assert run.held_out_log_likelihood(state, shell) == alone.held_out_log_likelihood(state, shell)
+
+
 @pytest.mark.parametrize(("half_sets", "count"), [(False, 2), (True, 5)])
 def test_too_few_particles_to_hold_any_out(half_sets, count):
     with pytest.raises(ConfigurationError, match="at least 3 particles"):
         Trials(EmRun(planted(count=count), configured(half_sets=half_sets)))
+
+
+def test_too_few_particles_are_said_before_anything_is_written(tmp_path):
+    folder = write_folder(tmp_path / "in", count=2)
+    with pytest.raises(ConfigurationError, match="at least 3 particles"):
+        faml.run(folder, tmp_path / "out", **settings(**STARTS))
+    assert not (tmp_path / "out").exists()
 
 
 def test_starts_need_a_random_start():
@@ -183,7 +210,8 @@ def test_directory_with_starts_holds_a_run(tmp_path, capsys):
     with pytest.raises(SystemExit) as raised:
         main(["run", str(folder), "-o", str(tmp_path / "out"), "--tilt-range", "-60", "60"])
     assert raised.value.code == 4
-    assert "holds another run" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "holds another run (starts/start_01.h5)" in said
 
 
 def _interrupt(state, dataset):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["symmetry"]
 
 _POLYHEDRAL = ("T", "O", "I")
+_FOLDS = 12
 
 
 def symmetry(
@@ -29,8 +30,11 @@ def symmetry(
         typer.Option(help="Point groups to test, such as C7,D7. Default: all up to --max-fold."),
     ] = None,
     max_fold: Annotated[
-        int, typer.Option("--max-fold", min=2, max=60, help="Highest order of an axis tested.")
-    ] = 12,
+        int | None,
+        typer.Option(
+            "--max-fold", min=2, max=60, help=f"Highest order of an axis tested. Default: {_FOLDS}."
+        ),
+    ] = None,
     helical: Annotated[
         bool, typer.Option("--helical", help="Rise and twist about Z instead of point groups.")
     ] = False,
@@ -40,6 +44,10 @@ def symmetry(
             "--particle-diameter",
             help="Angstrom, of a helix. Default: 0.6 of the box.",
         ),
+    ] = None,
+    least_rise: Annotated[
+        float | None,
+        typer.Option("--least-rise", help="Angstrom, of a helix. Default: two voxels."),
     ] = None,
     voxel_size: VoxelSize = None,
     max_resolution: Annotated[
@@ -62,26 +70,42 @@ def symmetry(
     from faml.metrics.symmetry_search import find_symmetry, in_standard_frame
     from faml.symmetry import point_group
 
-    if helical and (groups or align or max_resolution):
+    if helical and any(v is not None for v in (groups, max_fold, align, max_resolution)):
         raise ConfigurationError(
-            "--helical looks for rise and twist only; leave out --groups, --align and "
+            "--helical looks for rise and twist only; leave out --groups, --max-fold, --align and "
             "--max-resolution"
         )
+    if not helical and any(v is not None for v in (particle_diameter, least_rise)):
+        raise ConfigurationError(
+            "--particle-diameter and --least-rise are for --helical; leave them out"
+        )
+    if groups is not None and max_fold is not None:
+        raise ConfigurationError("--groups says what is tested; leave out --max-fold")
     if (align is None) != (output is None):
         raise ConfigurationError("--align GROUP and --output FILE belong together; give both")
+    names = _names(groups, max_fold or _FOLDS, align)
+    volume = read_volume(map_file)
     if output is not None and output.exists() and output.samefile(map_file):
         raise OutputError(f"{output}: is the map itself; choose another file")
-    names = _names(groups, max_fold, align)
-    volume = read_volume(map_file)
-    values, size = volume.values, voxel_size or volume.header.voxel_size_angstrom
+    values = volume.values
+    size = volume.header.voxel_size_angstrom if voxel_size is None else voxel_size
     if size is None:
         raise InputDataError(f"{map_file}: the header has no voxel size; give --voxel-size")
+    if not size > 0:
+        raise ConfigurationError(f"expected a voxel size above 0 Angstrom, found {size:g}")
+    if len(set(values.shape)) != 1:
+        raise InputDataError(
+            f"{map_file}: expected a cubic map, found {values.shape}; pad or crop it"
+        )
     if not values.max() > values.min():
         raise InputDataError(f"{map_file}: the map is constant; it holds no structure")
     extent = values.shape[0] * size
     console = Console(highlight=False)
     if helical:
-        _show_helix(values, size, particle_diameter or 0.6 * extent, console)
+        diameter = 0.6 * extent if particle_diameter is None else particle_diameter
+        _show_helix(
+            values, size, diameter, 2.0 * size if least_rise is None else least_rise, console
+        )
         return
     fits = find_symmetry(
         values,
@@ -142,7 +166,11 @@ def _show_fits(
 
 
 def _show_helix(
-    values: npt.NDArray[np.float32], size: float, diameter: float, console: Console
+    values: npt.NDArray[np.float32],
+    size: float,
+    diameter: float,
+    least_rise: float,
+    console: Console,
 ) -> None:
     from rich.table import Table
 
@@ -153,15 +181,21 @@ def _show_helix(
         raise ConfigurationError(
             f"expected a diameter of {2 * size:g} to {largest:g} Angstrom, found {diameter:g}"
         )
+    highest = 0.5 * values.shape[0] * size
+    if not size <= least_rise <= highest:
+        raise ConfigurationError(
+            f"expected a least rise of one voxel ({size:g} Angstrom) to {highest:g} Angstrom, "
+            f"found {least_rise:g}"
+        )
     table = Table("rise", "twist", "correlation")
-    for fit in find_helix(values, size, 0.5 * diameter / size):
+    for fit in find_helix(values, size, 0.5 * diameter / size, least_rise_angstrom=least_rise):
         table.add_row(
             f"{fit.rise_angstrom:.2f} Å", f"{fit.twist_deg:+.2f}°", f"{fit.correlation:.3f}"
         )
     console.print(table)
     console.print(
-        "screws about Z that take the map onto itself; multiples of one screw are as good as it, "
-        "the smallest rise generates them",
+        f"screws about Z that take the map onto itself, from a rise of {least_rise:g} Å on; "
+        "multiples of one screw are as good as it, and it may lie below that (--least-rise)",
         soft_wrap=True,
     )
 

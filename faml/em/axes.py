@@ -7,6 +7,7 @@ therefore begins without, and is turned when its averages show where their axes 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,8 @@ from faml.symmetry import PointGroup, point_group
 
 __all__ = ["iterations_without_symmetry", "onto_axes"]
 
+_LOG = logging.getLogger(__name__)
+
 
 def iterations_without_symmetry(config: EmConfig) -> int:
     """How many iterations a run begins with before it imposes its symmetry."""
@@ -28,17 +31,28 @@ def iterations_without_symmetry(config: EmConfig) -> int:
     return config.exploration if config.symmetry_after is None else config.symmetry_after
 
 
-def onto_axes(state: State, symmetry: PointGroup) -> State:
+def onto_axes(state: State, symmetry: PointGroup, voxel_size_angstrom: float = 1.0) -> State:
     """The state with every average, and the poses on it, turned onto the group's standard axes.
 
-    Each class has a frame of its own. Half-sets are in one frame before.
+    Each class has a frame of its own. Half-sets are in one frame before. How well the averages
+    have the group is logged, with a warning if they do not have it at all.
     """
     volumes = state.model.volumes
     moved = unmoved(len(volumes))
     for k, volume in enumerate(volumes):
         if not np.ptp(volume) > 0:
             continue  # an empty class has no axes
-        (fit,) = find_symmetry(volume, [symmetry], 1.0, max_shell=state.align_shell)
+        (fit,) = find_symmetry(volume, [symmetry], voxel_size_angstrom, max_shell=state.align_shell)
+        _LOG.log(
+            logging.INFO if np.isfinite(fit.resolution_angstrom) else logging.WARNING,
+            "iteration %d: class %d has %s from now on; before, it agreed with its turned copies "
+            "to %.1f Angstrom (FSC 0.5), correlation %.2f",
+            state.iteration,
+            k + 1,
+            symmetry.name,
+            fit.resolution_angstrom,
+            fit.correlation,
+        )
         moved.rotations[k] = fit.rotation.T
         moved.translations[k] = -fit.rotation.T @ fit.centre
     everyone = np.arange(len(state.assignments))

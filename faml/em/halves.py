@@ -27,6 +27,7 @@ __all__ = [
     "Agreement",
     "agreement",
     "assignments_in_frame",
+    "frame_reach",
     "in_frame",
     "split_into_halves",
     "unmoved",
@@ -38,6 +39,7 @@ _SAME_DEG = 0.5
 _SAME_VOXELS = 0.1
 """Frames nearer than this are one: turning a map costs a little of its finest detail."""
 _SEARCH_SHELL = 8
+_FRAME_SHIFT = 0.05
 
 
 def split_into_halves(
@@ -171,6 +173,11 @@ def agreement(
         if turn > _SAME_DEG or float(np.linalg.norm(aligned.translation)) > _SAME_VOXELS:
             found.rotations[k], found.translations[k] = aligned.rotation, aligned.translation
     return found
+
+
+def frame_reach(box: int, max_shift_voxels: float) -> float:
+    """How far apart, in voxels, the frames of averages from independent starts are searched."""
+    return min(max_shift_voxels, _FRAME_SHIFT * box)
 
 
 def in_frame(model: Model, found: Agreement) -> Model:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from faml.em.expectation import (
     shell_power,
 )
 from faml.em.groups import Estimates, Groups
-from faml.em.halves import agreement, split_into_halves, unmoved
+from faml.em.halves import agreement, frame_reach, split_into_halves, unmoved
 from faml.em.maximization import maximise
 from faml.em.passes import FixedPose, Pass, Search, collect, in_order
 from faml.em.reseed import reseeded, reseeding, starved
@@ -69,8 +69,6 @@ _MASK_EDGE_VOXELS = 3.0
 _REFERENCE_PASSES = 3
 _NO_PRIOR = 1e30
 """Signal power that leaves a solution to the data."""
-_FRAME_SHIFT = 0.05
-"""How far apart the frames of two half-sets are searched, as a fraction of the box."""
 _BALANCE_SAMPLE = 96
 """Particles that decide the class fractions of balanced iterations."""
 _BALANCE_STREAM = 0xBA1A  # tells the sample's random stream from the particles'
@@ -137,9 +135,6 @@ class EmRun:
         )
         self._context = context
         self._strategy = create_strategy(config.search.strategy, context)
-        self._weight_maximum = max(
-            float(particles.weight(int(w)).max()) for w in np.unique(particles.weight_index)
-        )
         self._blind = config.em.start in BLIND_STARTS
         halves: tuple[npt.NDArray[np.int64], ...] = (np.arange(len(particles)),)
         if config.em.half_sets:
@@ -149,6 +144,12 @@ class EmRun:
         self._groups = Groups(
             len(particles), halves, config.em.folds, config.em.seed, blind=self._blind
         )
+
+    @cached_property
+    def _weight_maximum(self) -> float:
+        """Largest W of the data, which only the imputing update asks for: it reads all weights."""
+        indices = np.unique(self.particles.weight_index)
+        return max(float(self.particles.weight(int(w)).max()) for w in indices)
 
     @property
     def halves(self) -> tuple[npt.NDArray[np.int64], ...]:
@@ -185,20 +186,22 @@ class EmRun:
         """
         em = self.config.em
         free = min(iterations_without_symmetry(em), em.iterations)
-        asymmetric = self._asymmetric() if free else self
         state = resume_from
         if state is None:
-            state = asymmetric._start()
+            state = (self._asymmetric if free else self)._start()
             yield state
         while not state.converged and state.iteration < em.iterations:
             if state.iteration < free and state.symmetry == "C1":
-                state = asymmetric._iterate(state)
+                # Without its symmetry no run has come to its end.
+                state = replace(self._asymmetric._iterate(state), stop_reason="")
             else:
                 state = self._iterate(self._symmetric(state))
             yield state
 
+    @cached_property
     def _asymmetric(self) -> EmRun:
-        em = self.config.em.model_copy(update={"symmetry": "C1"})
+        """The same run without its symmetry."""
+        em = self.config.em.model_copy(update={"symmetry": "C1", "symmetry_after": None})
         return self.again(
             self.config.model_copy(update={"em": em}), start_number=self._start_number
         )
@@ -207,12 +210,7 @@ class EmRun:
         """The state in a frame in which the run's symmetry can be imposed, if it was not yet."""
         if state.symmetry == self.symmetry.name:
             return state
-        _LOG.info(
-            "iteration %d: axes of %s found on the averages, which have it from now on",
-            state.iteration,
-            self.symmetry.name,
-        )
-        return onto_axes(state, self.symmetry)
+        return onto_axes(state, self.symmetry, self.particles.voxel_size_angstrom)
 
     def finish(self, state: State) -> State:
         """The last state with averages at full resolution.
@@ -221,7 +219,14 @@ class EmRun:
         sums over all shells.
         """
         if state.iteration == 0 and not self.config.em.half_sets:
-            return state
+            # Already at full resolution; what each particle is to its average is not yet known.
+            grid = fourier_grid(self.particles.box, state.align_shell, state.align_shell)
+            found = self._pass(
+                state.references, grid, FixedPose(self._context), state.assignments, 0, settled=True
+            ).assignments
+            return replace(
+                state, assignments=found, log_likelihood=float(found.log_likelihoods.sum())
+            )
         full = full_resolution_shell(self.particles.box)
         state = self._symmetric(state)
         return self._iterate(replace(state, stop_reason=""), sum_shell=full, keep=state)
@@ -231,6 +236,8 @@ class EmRun:
 
         With folds, no particle is part of that. Comparable between runs at one ``align_shell``.
         """
+        if state.symmetry != self.symmetry.name:  # not yet imposed: all of pose space is searched
+            return self._asymmetric.held_out_log_likelihood(state, align_shell)
         grid = fourier_grid(self.particles.box, align_shell, align_shell)
         done = self._pass(
             state.references,
@@ -390,7 +397,7 @@ class EmRun:
         if not found.halves:
             return found, assignments, None
         first, second = found.halves
-        reach = min(self.max_shift_voxels, _FRAME_SHIFT * self.particles.box)
+        reach = frame_reach(self.particles.box, self.max_shift_voxels)
         agreed = (
             unmoved(first.classes)
             if settled
@@ -421,7 +428,7 @@ class EmRun:
             maximise,
             grid=grid,
             config=self.config.em,
-            weight_maximum=self._weight_maximum,
+            weight_maximum=self._weight_maximum if self.config.em.update == "impute" else None,
             mask=self._mask,
             outline=outline,
             symmetry=self.symmetry,

@@ -68,7 +68,7 @@ def maximise(
     grid: FourierGrid,
     config: EmConfig,
     *,
-    weight_maximum: float,
+    weight_maximum: float | None,
     mask: npt.NDArray[np.float32] | None,
     outline: bool = False,
     symmetry: PointGroup | None = None,
@@ -87,8 +87,8 @@ def maximise(
     grid : FourierGrid
         Of the sums.
     config : EmConfig
-    weight_maximum : float
-        Largest W of the data, for `impute`.
+    weight_maximum : float or None
+        Largest W of the data; only `impute` needs it.
     mask : (n, n, n) float32 or None
         Multiplied onto each average; its complement is solvent.
     outline : bool
@@ -141,6 +141,7 @@ def maximise(
         if fixed_power is not None:
             power[k] = fixed_power[k]
         if config.update == "impute":
+            assert weight_maximum is not None  # `impute` comes with it
             full = sums.class_mass[k] * weight_maximum
             before = grid.take(spectrum_of(old.volumes[k])).astype(np.complex128)
             step = (operator.confine(numerator) - operator(before)) / full

@@ -15,6 +15,8 @@ from faml.em.loop import EmRun
 from faml.em.state import State
 from faml.errors import ConfigurationError
 from faml.metrics.fsc import first_randomised
+from faml.model import Model
+from faml.transforms.fourier import shell_indices, spectrum_of, volume_of
 
 __all__ = ["Overfitting", "check_overfitting"]
 
@@ -67,7 +69,7 @@ def check_overfitting(run: EmRun, state: State) -> Overfitting | None:
     Returns
     -------
     Overfitting or None
-        None where the halves agree to the last shell, so that nothing is left to be tested.
+        None where the halves agree well as far as they were aligned: nothing is left to be tested.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def check_overfitting(run: EmRun, state: State) -> Overfitting | None:
     if state.fsc is None:
         raise ConfigurationError("the check for overfitting compares half-sets; give --half-sets")
     first = max(first_randomised(curve) for curve in state.fsc)
-    if first + _MARGIN >= state.fsc.shape[1]:
+    if first + _MARGIN > state.align_shell:
         return None
     em = run.config.em.model_copy(
         update={"iterations": state.iteration + _ITERATIONS, "max_shell": state.align_shell}
@@ -86,8 +88,22 @@ def check_overfitting(run: EmRun, state: State) -> Overfitting | None:
         run.config.model_copy(update={"em": em}),
         particles=run.particles.with_random_phases(first, em.seed),
     )
-    going_on = replace(state, stop_reason="")
+    # Detail that both halves have learnt from the true data must not help them to agree.
+    going_on = replace(
+        state,
+        stop_reason="",
+        half_models=tuple(_coarse(model, first) for model in state.half_models),
+        fold_models=tuple(_coarse(model, first) for model in state.fold_models),
+    )
     *_, last = (going_on, *again.states(going_on))
     fsc = again.finish(last).fsc
     assert fsc is not None  # half-sets have one
     return Overfitting(first, state.align_shell, fsc)
+
+
+def _coarse(model: Model, first_shell: int) -> Model:
+    """The model without detail from a shell on."""
+    n = model.volumes.shape[-1]
+    kept = shell_indices(n) < first_shell
+    volumes = [volume_of((spectrum_of(v) * kept).astype(np.complex64), n) for v in model.volumes]
+    return replace(model, volumes=np.stack(volumes))

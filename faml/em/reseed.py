@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faml.config import EmConfig
+from faml.em.schedule import exploration
 from faml.em.state import Assignments
 
 __all__ = ["reseeded", "reseeding", "starved"]
@@ -27,12 +28,12 @@ def reseeding(iteration: int, config: EmConfig) -> bool:
     """Whether classes may be reseeded in an iteration.
 
     After those in which no class may starve, and as long as poses are still explored: what
-    explains nothing by then is one class too many.
+    explains nothing by then is one class too many. Never where poses were given.
     """
     if config.classes == 1 or config.smallest_class == 0:
         return False
     passed = iteration - config.balance
-    return passed > 0 and iteration <= config.exploration and passed % _EVERY == 0
+    return passed > 0 and exploration(iteration, config) > 0 and passed % _EVERY == 0
 
 
 def starved(assignments: Assignments, config: EmConfig) -> npt.NDArray[np.int64]:

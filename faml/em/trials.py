@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from faml.em.halves import agreement
+from faml.em.halves import agreement, frame_reach
 from faml.em.loop import EmRun
 from faml.em.state import State
 from faml.errors import ConfigurationError
@@ -24,8 +24,6 @@ __all__ = ["Ranked", "Ranking", "Trials"]
 _FOLDS = 5
 """Of trials where the run itself has none: without, there is nothing to rank by."""
 _FEWEST_FOLDS = 3
-_FRAME_SHIFT = 0.05
-"""How far apart the frames of two starts are searched, as a fraction of the box."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,11 @@ class Trials:
         )
         self._config = run.config.model_copy(update={"em": short})
 
+    @property
+    def run(self) -> EmRun:
+        """The run that goes on with the best."""
+        return self._run
+
     def states(self, number: int, resume_from: State | None = None) -> Iterator[State]:
         """States of start ``number``, from 1."""
         yield from self._start(number).states(resume_from)
@@ -166,7 +169,7 @@ class Trials:
         return self._run.again(self._config, start_number=number)
 
     def _correlation(self, best: State, other: State, align_shell: int) -> float:
-        reach = _FRAME_SHIFT * self._run.particles.box
+        reach = frame_reach(self._run.particles.box, self._run.max_shift_voxels)
         agreed = agreement(best.model, other.model, align_shell, reach, one_frame=False)
         pairs = zip(best.model.volumes, agreed.placed(other.model.volumes), strict=True)
         return float(best.model.class_fractions @ [pearson(a, b) for a, b in pairs])

@@ -108,11 +108,13 @@ def prepare_output_directory(path: str | Path, inputs: Iterable[Path] = ()) -> P
                 f"{directory} holds the input ({file.name}), which results could overwrite; choose "
                 "another output directory"
             )
-    if (directory / CHECKPOINT_NAME).exists() or stored_starts(directory):
-        raise OutputError(
-            f"{directory} holds another run ({CHECKPOINT_NAME}); continue it with `faml resume "
-            f"{directory}` or choose another output directory"
-        )
+    left = [directory / CHECKPOINT_NAME, *stored_starts(directory)]
+    for file in left:
+        if file.exists():
+            raise OutputError(
+                f"{directory} holds another run ({file.relative_to(directory)}); continue it with "
+                f"`faml resume {directory}` or choose another output directory"
+            )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # os.access lies on network file systems and for root: try it.
@@ -195,6 +197,7 @@ def write_particles(directory: Path, dataset: Dataset, results: ParticleResults)
     table = _with_results(
         table, results, dataset.particles.voxel_size_angstrom, in_pixels=bool(in_pixels)
     )
+    (directory / _DUPLICATES_NAME).unlink(missing_ok=True)  # of an earlier end of the same run
     if results.duplicates.any():
         left_out = blocks | {particles_block: table[results.duplicates]}
         write_star(directory / _DUPLICATES_NAME, left_out, version, comment)

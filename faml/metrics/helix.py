@@ -61,7 +61,8 @@ def find_helix(
     Raises
     ------
     ValueError
-        A map that is no cube or constant, or a radius outside the box.
+        A map that is no cube or constant, a radius outside the box, or a least rise below one
+        voxel.
     """
     n = volume.shape[0]
     if volume.ndim != 3 or len(set(volume.shape)) != 1:
@@ -70,6 +71,9 @@ def find_helix(
         raise ValueError("the map is constant: it holds no structure")
     if not 1.0 <= radius_voxels <= n // 2 - 1:
         raise ValueError(f"expected a radius of 1 to {n // 2 - 1} voxels, found {radius_voxels:g}")
+    least = 2.0 if least_rise_angstrom is None else least_rise_angstrom / voxel_size_angstrom
+    if not least >= 1.0:
+        raise ValueError(f"expected a least rise of one voxel or more, found {least:g}")
     radii = np.arange(1.0, radius_voxels + 0.5)
     cylinder = _cylinder(volume, radii)
     # Every voxel of the cylinder counts alike, so a ring of radius r counts r times.
@@ -92,7 +96,6 @@ def find_helix(
     upper_square = correlate(ones, cylinder**2) / count - upper**2
     scores = cross / np.sqrt(np.maximum(lower_square * upper_square, 1e-30))
     last = int((1.0 - _OVERLAP) * n)
-    least = 2.0 if least_rise_angstrom is None else least_rise_angstrom / voxel_size_angstrom
     peak = scores == maximum_filter(scores, size=(3, 9), mode=("nearest", "wrap"))
     rises, twists = np.nonzero(peak)
     inside = (rises >= least) & (rises <= last)

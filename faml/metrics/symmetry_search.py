@@ -16,7 +16,7 @@ from scipy.ndimage import map_coordinates
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
-from faml.conventions import rotation_angle_deg
+from faml.conventions import matrices_to_zyz, rotation_angle_deg
 from faml.metrics.fsc import fourier_shell_correlation, pearson, resolution_at
 from faml.metrics.orientations import sphere_points
 from faml.metrics.resample import Resampler, crop_fourier, transform_volume
@@ -179,7 +179,8 @@ class _Proposals:
         spectrum = spectrum_of(volume.astype(np.float32))
         samples = plan.sample(padded_half_cube(spectrum, grid), radii, 2.0)
         harmonics = plan.analyse_hermitian(samples)
-        self._scores = self._so3.correlate(harmonics, harmonics, radii**2, even=False)
+        scores = self._so3.correlate(harmonics, harmonics, radii**2, even=False)
+        self._padded = _over_the_poles(scores)
         self._axes = _turns_of_z(sphere_points(_AXES))
         self._any = Rotation.random(_ROTATIONS, random_state=0).as_matrix()
 
@@ -218,17 +219,21 @@ class _Proposals:
 
     def _at(self, rotations: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The autocorrelation between the grid points."""
-        m = rotations
-        sine = np.hypot(m[:, 0, 2], m[:, 1, 2])
-        beta = np.arctan2(sine, m[:, 2, 2])
-        pole = sine < 1e-9
-        alpha = np.where(
-            pole, np.arctan2(m[:, 1, 0], m[:, 1, 1]), np.arctan2(m[:, 1, 2], m[:, 0, 2])
-        )
-        gamma = np.where(pole, 0.0, np.arctan2(m[:, 2, 1], -m[:, 2, 0]))
+        alpha, beta, gamma = matrices_to_zyz(rotations).T
         step = self._so3.spacing_rad
-        places = np.stack([beta / np.pi * self._so3.colatitudes - 0.5, gamma / step, alpha / step])
-        return map_coordinates(self._scores, places, order=1, mode="grid-wrap")
+        # One row of the padded table lies before the first.
+        places = np.stack([beta / np.pi * self._so3.colatitudes + 0.5, gamma / step, alpha / step])
+        return map_coordinates(self._padded, places, order=1, mode="grid-wrap")
+
+
+def _over_the_poles(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A function (beta, gamma, alpha) with the rows beyond its first and last.
+
+    ``Rz(a) Ry(-b) Rz(g) = Rz(a + pi) Ry(b) Rz(g + pi)``.
+    """
+    half = scores.shape[1] // 2
+    before, after = (np.roll(scores[row], (half, half), axis=(0, 1)) for row in (0, -1))
+    return np.concatenate([before[None], scores, after[None]])
 
 
 def _turns_of_z(axes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
