@@ -62,8 +62,9 @@ INTRODUCTIONS = {
         "(keep previous 0), they are honest. Random starts: after removal of one global rotation. "
         "The last row has eight of them, ranked by particles held out: they end alike (averages "
         "correlate by 0.9), none near the experts' poses, so it is the search that does not get "
-        "there, not the choice of a start. Only exhaustive likelihoods see that the experts' optimum "
-        "is the better one, by 4 to 8 nats per particle."
+        "there, not the choice of a start. The experts' optimum is the better one by 4 to 8 nats per "
+        "particle of exhaustive likelihood (FAML's rows differ in keep previous and cannot be "
+        "compared)."
     ),
     "exhaustive": (
         "`nats rms` is the difference between the quadrature (band limit L, radii per shell) and "
