@@ -48,23 +48,23 @@ INTRODUCTIONS = {
         "is left to run for 40, and started from the truth it stays at 0.898."
     ),
     "denovo": (
-        "As above, at most 24 iterations. `symmetry after` is the iteration from which D7 is imposed: "
-        "at 0 it fixes axes before there is a structure to have them, which for seed 2 ends in a "
-        "wrong optimum; four starts ranked by particles held out find a right one there, and so does "
-        "every run that begins without symmetry and finds the axes on its average. Without symmetry "
-        "r is 0.77 here (table above). GroEL `y` is turned about the tilt axis only, tilt range "
-        "+-40 degrees."
+        "As above, at most 24 iterations. `symmetry after` is the iteration from which D7 "
+        "is imposed: at 0 it fixes axes before there is a structure to have them, which "
+        "for seed 2 ends in a wrong optimum; four starts ranked by particles held out "
+        "find a right one there, and so does every run that begins without symmetry and "
+        "finds the axes on its average. Without symmetry r is 0.77 here (table above). "
+        "GroEL `y` is turned about the tilt axis only, tilt range +-40 degrees."
     ),
     "ribosome": (
         "40 in-cell ribosomes. Shares of particles within 20 degrees of the experts' poses after 1 "
         "and 4 iterations (standard error 8 %). With one common average (folds 1) they flatter: "
         "every particle sees its own noise. With 8 folds, and no previous pose as a candidate "
         "(keep previous 0), they are honest. Random starts: after removal of one global rotation. "
-        "The last row has eight of them, ranked by particles held out: they end alike (averages "
-        "correlate by 0.9), none near the experts' poses, so it is the search that does not get "
-        "there, not the choice of a start. The experts' optimum is the better one by 4 to 8 nats per "
-        "particle of exhaustive likelihood (FAML's rows differ in keep previous and cannot be "
-        "compared)."
+        "The last row has eight of them, ranked by particles held out: they end alike "
+        "(averages correlate by 0.9), none near the experts' poses, so it is the search "
+        "that does not get there, not the choice of a start. The experts' optimum is the "
+        "better one by 4 to 8 nats per particle of exhaustive likelihood (FAML's rows "
+        "differ in keep previous and cannot be compared)."
     ),
     "exhaustive": (
         "`nats rms` is the difference between the quadrature (band limit L, radii per shell) and "
