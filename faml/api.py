@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from faml.config import DRAWN_MASKS, RunConfig, build_config, config_to_toml
+from faml.config import BLIND_STARTS, DRAWN_MASKS, RunConfig, build_config, config_to_toml
 from faml.em.loop import EmRun, Progress
-from faml.em.schedule import BLIND_STARTS, first_align_shell
+from faml.em.schedule import first_align_shell
 from faml.em.start import REFERENCE_FREE_STARTS, start_assignments
 from faml.em.state import State
 from faml.em.trials import Trials

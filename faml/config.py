@@ -16,6 +16,7 @@ from faml.errors import ConfigurationError
 from faml.symmetry import point_group
 
 __all__ = [
+    "BLIND_STARTS",
     "DRAWN_MASKS",
     "PRESETS",
     "DataConfig",
@@ -32,7 +33,8 @@ DRAWN_MASKS = ("sphere", "auto")
 """Values of `EmConfig.mask` that are no file."""
 
 
-_BLIND_STARTS = ("random", "average")
+BLIND_STARTS = ("random", "average")
+"""Values of `EmConfig.start` that know nothing of the poses."""
 
 
 class _Section(BaseModel):
@@ -230,10 +232,10 @@ class RunConfig(_Section):
         if em.similarity > 0 and em.update == "impute":
             msg = "--similarity is for the update `ratio`; leave it out or give --update ratio"
             raise ValueError(msg)
-        if em.symmetry_after is not None and not (symmetric and em.start in _BLIND_STARTS):
+        if em.symmetry_after is not None and not (symmetric and em.start in BLIND_STARTS):
             msg = "symmetry_after is for a symmetry and a start without poses; leave it out"
             raise ValueError(msg)
-        late = symmetric and em.start in _BLIND_STARTS and em.symmetry_after != 0
+        late = symmetric and em.start in BLIND_STARTS and em.symmetry_after != 0
         if late and em.mask not in DRAWN_MASKS:
             msg = (
                 f"averages are turned onto the axes of {em.symmetry} when they show them, a mask "

@@ -12,9 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from faml.config import EmConfig
+from faml.config import BLIND_STARTS, EmConfig
 from faml.em.halves import assignments_in_frame, in_frame, unmoved
-from faml.em.schedule import BLIND_STARTS
 from faml.em.state import State
 from faml.metrics.symmetry_search import find_symmetry
 from faml.symmetry import PointGroup, point_group

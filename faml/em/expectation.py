@@ -52,12 +52,16 @@ class ParticleResult:
 
 def log_normaliser(particle: Particle, references: References) -> float:
     """``-1/2 sum_j log(2 pi sigma_r^2 W_j)`` over the observed components of the E-step."""
-    count = references.grid.align_count
-    weight = particle.weight.values[:count]
-    seen = weight > 0
-    variance = weight[seen].astype(np.float64) / references.precision[seen]
-    terms = references.grid.multiplicity[:count][seen] * np.log(2.0 * math.pi * variance)
-    return -0.5 * float(terms.sum())
+
+    def make() -> float:
+        count = references.grid.align_count
+        weight = particle.weight.values[:count]
+        seen = weight > 0
+        variance = weight[seen].astype(np.float64) / references.precision[seen]
+        terms = references.grid.multiplicity[:count][seen] * np.log(2.0 * math.pi * variance)
+        return -0.5 * float(terms.sum())
+
+    return references.shared(("normaliser", particle.weight.index), make)
 
 
 def support_residuals(

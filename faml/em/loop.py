@@ -14,7 +14,7 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
-from faml.config import EmConfig, RunConfig
+from faml.config import BLIND_STARTS, EmConfig, RunConfig
 from faml.conventions import FloatArray
 from faml.em.axes import iterations_without_symmetry, onto_axes
 from faml.em.balance import balanced_log_fractions
@@ -29,7 +29,6 @@ from faml.em.maximization import maximise
 from faml.em.passes import FixedPose, Pass, Search, collect, in_order
 from faml.em.reseed import reseeded, reseeding, starved
 from faml.em.schedule import (
-    BLIND_STARTS,
     LOOK_AHEAD,
     attraction,
     classes_balanced,

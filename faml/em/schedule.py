@@ -7,14 +7,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from faml.config import EmConfig
+from faml.config import BLIND_STARTS, EmConfig
 from faml.em.state import Assignments, Changes, State
 from faml.metrics.fsc import FSC_THRESHOLD, ssnr_of_fsc
 from faml.symmetry import PointGroup
 from faml.transforms.fourier import full_resolution_shell
 
 __all__ = [
-    "BLIND_STARTS",
     "LOOK_AHEAD",
     "SSNR_NEEDED",
     "attraction",
@@ -29,8 +28,6 @@ __all__ = [
     "stop_reason",
 ]
 
-BLIND_STARTS = ("random", "average")
-"""Starts that know nothing of the poses."""
 LOOK_AHEAD = 3
 """Shells beyond the E-step that are summed. No pose was fitted to them, so the SSNR measured there
 is honest, and it alone drives the march."""
