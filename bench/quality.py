@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -28,13 +28,18 @@ from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
 from faml.config import build_config
+from faml.em.expectation import log_normaliser, shell_power
 from faml.em.loop import EmRun
+from faml.em.state import State
 from faml.em.trials import Trials
 from faml.metrics.align import align_volume
 from faml.metrics.fsc import pearson
 from faml.metrics.labels import confusion, misclassified, pose_errors_deg
+from faml.particles.view import ParticleViews, Pose
+from faml.references import References
 from faml.simulate.density import density_from_model
 from faml.simulate.particles import SimulatedParticles, simulate_particles
+from faml.transforms.fourier import fourier_grid
 
 FILES = {
     "groel": "groel_1oel.cif.gz",
@@ -138,6 +143,7 @@ def run_case(
             "start": "random" if options.start == "random" else "truth.mrc",
             "starts": options.starts,
             "symmetry": options.symmetry,
+            "similarity": options.similarity if len(densities) > 1 else 0.0,
         },
         threads=threads,
     )
@@ -154,6 +160,9 @@ def run_case(
     final = run.finish(state)
     seconds = time.process_time() - started
     averages = final.model.volumes
+    held_out = None
+    if options.folds > 1 and options.likelihood_shell:
+        held_out = gain_over_noise(run, state, options.likelihood_shell)
     scores = np.array(
         [[align_volume(a, t, max_shift_voxels=3).correlation for t in densities] for a in averages]
     )
@@ -167,9 +176,11 @@ def run_case(
         "starts": options.starts,
         "folds": options.folds,
         "symmetry": options.symmetry,
+        "similarity": options.similarity,
         "seed": seed,
         "r": [round(float(v), 3) for v in matched],
         "oracle": [round(v, 3) for v in oracle(simulated, densities, threads)],
+        "held_out_gain_nats": held_out,
         "target": case.targets.get(strategy),
         "misclassified": (
             misclassified(simulated.labels, assigned.classes) if len(densities) > 1 else None
@@ -184,6 +195,30 @@ def run_case(
         ),
         "diameter_angstrom": diameter,
     }
+
+
+def gain_over_noise(run: EmRun, state: State, shell: int) -> float:
+    """Cross-validated log-likelihood per particle above that of noise alone, in nats.
+
+    The log-likelihood itself holds the normalisers of all components, beside which what a
+    structure adds is small.
+    """
+    particles = run.particles
+    grid = fourier_grid(particles.box, shell, shell)
+    views = ParticleViews(particles, grid)
+    shown = [views.particle(i, Pose(0, np.eye(3), np.zeros(3))) for i in range(len(particles))]
+    power = np.sum([shell_power(particle) for particle in shown], axis=0)
+    observed = np.sum([particle.weight.observed for particle in shown], axis=0)
+    variance = state.model.noise_variance.copy()
+    variance[1 : shell + 1] = power[1:] / observed[1:]
+    blank = replace(
+        state.model, volumes=np.zeros_like(state.model.volumes), noise_variance=variance
+    )
+    references = References(blank, grid, 4)
+    noise_alone = sum(log_normaliser(particle, references) for particle in shown)
+    noise_alone -= 0.5 * observed[1:].sum()
+    found = run.held_out_log_likelihood(state, shell)
+    return round(float(found - noise_alone) / len(particles), 3)
 
 
 def f1_scores(labels: np.ndarray, assigned: np.ndarray) -> list[float]:
@@ -236,6 +271,10 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=1, help="random starts tried")
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--iterations", type=int, default=40, help="at most")
+    parser.add_argument(
+        "--likelihood-shell", type=int, help="with folds: likelihood of held-out particles to here"
+    )
+    parser.add_argument("--similarity", type=float, default=0.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
