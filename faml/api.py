@@ -38,6 +38,7 @@ from faml.io.positions import particle_positions
 from faml.particles import ParticleSet
 from faml.results import (
     HalfResults,
+    doubt_symmetry,
     draw_classes,
     draw_orientations,
     judge_overfitting,
@@ -294,6 +295,7 @@ def _carry_out(
         maps, star = write_results(final, dataset, directory, em)
         finished = True
         warnings = (*warnings, *draw_orientations(final, dataset, directory, em.symmetry))
+        warnings = (*warnings, *doubt_symmetry(final))
         halves = None
         if em.config.em.half_sets:
             mask = None if em.config.em.mask == "auto" else em.mask

@@ -31,6 +31,7 @@ from faml.transforms.masks import automatic_mask
 
 __all__ = [
     "HalfResults",
+    "doubt_symmetry",
     "draw_classes",
     "draw_orientations",
     "judge_overfitting",
@@ -278,6 +279,27 @@ def draw_orientations(
     for warning in warnings:
         _LOG.warning(warning)
     return warnings
+
+
+def doubt_symmetry(state: State) -> tuple[str, ...]:
+    """Warnings about a symmetry that averages did not have before it was imposed on them."""
+    warnings = tuple(
+        f"class {k + 1}: before {state.symmetry} was imposed, the average agreed with its turned "
+        f"copies {_to(seen.resolution_angstrom)}, which is little more than outlines do (a "
+        f"symmetry it has not: {_to(seen.chance_angstrom)}); {state.symmetry} may be wrong. Ask "
+        "`faml symmetry` about the map of a run without --symmetry"
+        for k, seen in enumerate(state.symmetry_seen)
+        if not seen.evident
+    )
+    for warning in warnings:
+        _LOG.warning(warning)
+    return warnings
+
+
+def _to(resolution_angstrom: float) -> str:
+    if math.isinf(resolution_angstrom):
+        return "to no resolution"
+    return f"to {resolution_angstrom:.1f} Å"
 
 
 def draw_classes(path: Path, state: State, dataset: Dataset) -> None:

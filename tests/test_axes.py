@@ -17,6 +17,7 @@ from faml.metrics.align import align_volume
 from faml.metrics.fsc import pearson
 from faml.metrics.resample import transform_volume
 from faml.particles import wedge_weight
+from faml.results import doubt_symmetry
 from faml.symmetry import point_group
 
 AXES = {"seed": 0, "count": 6, "spread": 0.2, "sigma": 0.045}
@@ -113,6 +114,22 @@ def test_turning_onto_the_axes_leaves_what_each_particle_is_compared_to(half_set
         assert pearson(transform_volume(volume, rotation, np.zeros(3)), volume) > 0.95
 
 
+@pytest.mark.parametrize(("name", "right"), [("C3", True), ("C4", False), ("C5", False)])
+def test_a_symmetry_that_averages_do_not_show_is_doubted(name, right):
+    """However symmetric they are afterwards; with axes to be found, and with given ones."""
+    particles = c3_particles()
+    run = free_run("C3", particles, start="poses", symmetry="C1", iterations=0)
+    (free,) = run.states()
+    turned = onto_axes(free, point_group(name))
+    (given,) = free_run(name, particles, start="poses", iterations=0).states()
+    for state in (turned, given):
+        (seen,) = state.symmetry_seen
+        assert seen.evident == right
+        doubts = doubt_symmetry(state)
+        assert len(doubts) == (0 if right else 1)
+        assert all(f"{name} may be wrong" in doubt for doubt in doubts)
+
+
 def test_an_empty_class_has_no_axes():
     particles = c3_particles(count=4)
     run = free_run("C3", particles, start="poses", symmetry="C1", iterations=0)
@@ -120,6 +137,7 @@ def test_an_empty_class_has_no_axes():
     blank_volume = replace(state.model, volumes=np.zeros_like(state.model.volumes))
     turned = onto_axes(replace(state, model=blank_volume), point_group("C3"))
     assert not turned.model.volumes.any()
+    assert not doubt_symmetry(turned)
     np.testing.assert_array_equal(turned.assignments.rotations, state.assignments.rotations)
 
 

@@ -19,7 +19,7 @@ from faml.em.folds import split_into_folds, with_averages_of
 from faml.em.halves import Agreement, assignments_in_frame, in_frame
 from faml.em.maximization import MStep
 from faml.em.state import Assignments
-from faml.em.statistics import Statistics
+from faml.em.statistics import Statistics, total_of
 from faml.model import Model
 
 __all__ = ["Estimates", "Groups"]
@@ -106,7 +106,7 @@ class Groups:
         are empty, the first stands for them. ``solve_plain`` makes the maps that halves are
         compared by. After the ``last`` M-step nothing is aligned, so those are all that is made.
         """
-        total = _sum(sums)
+        total = total_of(sums)
         with scipy.fft.set_workers(threads):  # lines of one transform: same result
             step = solve(total, model)
             if len(self) == 1:
@@ -116,7 +116,7 @@ class Groups:
             found: tuple[Model, ...] = ()
             plain: tuple[npt.NDArray[np.float32], ...] = ()
             if len(self.halves) > 1:
-                totals = tuple(_sum(tuple(sums[g] for g in parts)) for parts in self._parts)
+                totals = tuple(total_of(tuple(sums[g] for g in parts)) for parts in self._parts)
                 pairs = list(zip(totals, halves or (model,) * len(totals), strict=True))
                 unfiltered = tuple(solve_plain(part, old).model for part, old in pairs)
                 plain = tuple(half.volumes for half in unfiltered)
@@ -154,12 +154,3 @@ class Groups:
             ),
             assignments_in_frame(assignments, self.halves[1], agreed),
         )
-
-
-def _sum(parts: tuple[Statistics, ...]) -> Statistics:
-    if len(parts) == 1:
-        return parts[0]
-    total = parts[0].minus(parts[0])
-    for part in parts:
-        total.add(part)
-    return total

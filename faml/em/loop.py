@@ -16,7 +16,11 @@ import numpy.typing as npt
 
 from faml.config import BLIND_STARTS, EmConfig, RunConfig
 from faml.conventions import FloatArray
-from faml.em.axes import iterations_without_symmetry, onto_axes
+from faml.em.axes import (
+    iterations_without_symmetry,
+    onto_axes,
+    seen_about_standard_axes,
+)
 from faml.em.balance import balanced_log_fractions
 from faml.em.checks import check_run, largest_shift, whole_tomograms
 from faml.em.expectation import (
@@ -42,7 +46,7 @@ from faml.em.schedule import (
     stop_reason,
 )
 from faml.em.start import fixed_assignments, start_assignments, start_seed
-from faml.em.state import Assignments, State
+from faml.em.state import Assignments, State, SymmetrySeen
 from faml.em.statistics import Statistics
 from faml.model import ZETA2_FLOOR, Model
 from faml.particles import ParticleSet
@@ -286,7 +290,26 @@ class EmRun:
             half_models=found.halves,
             fsc=fsc,
             symmetry=self.symmetry.name,
+            symmetry_seen=self._symmetry_of_given_poses(done, model, grid),
         )
+
+    def _symmetry_of_given_poses(
+        self, done: Pass, blank: Model, grid: FourierGrid
+    ) -> tuple[SymmetrySeen, ...]:
+        """What averages at the input poses have of the symmetry before it is imposed."""
+        if self.config.em.start != "poses" or self.symmetry.order == 1:
+            return ()
+        step = maximise(
+            done.total,
+            blank,
+            grid,
+            self.config.em,
+            weight_maximum=self._weight_maximum if self.config.em.update == "impute" else None,
+            mask=self._mask,
+            known_poses=True,
+        )
+        size = self.particles.voxel_size_angstrom
+        return seen_about_standard_axes(step.model.volumes, step.ssnr, self.symmetry, size)
 
     def _align_to_reference(
         self,
@@ -376,6 +399,7 @@ class EmRun:
             half_models=found.halves,
             fsc=fsc,
             symmetry=self.symmetry.name,
+            symmetry_seen=state.symmetry_seen,
         )
         if keep:
             return replace(new, changes=keep.changes, stop_reason=keep.stop_reason)

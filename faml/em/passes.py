@@ -21,7 +21,7 @@ from faml.em.expectation import (
     summarise,
 )
 from faml.em.state import Assignments
-from faml.em.statistics import Statistics
+from faml.em.statistics import Statistics, total_of
 from faml.particles.view import Particle, ParticleViews
 from faml.references import References
 from faml.strategies.base import PoseSupport, SearchContext, Strategy
@@ -53,6 +53,11 @@ class Pass:
 
     sums: tuple[Statistics, ...]
     assignments: Assignments
+
+    @property
+    def total(self) -> Statistics:
+        """Sums of all particles."""
+        return total_of(self.sums)
 
 
 @dataclass(frozen=True)

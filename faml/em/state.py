@@ -10,7 +10,11 @@ import numpy.typing as npt
 from faml.model import Model
 from faml.particles.view import Pose
 
-__all__ = ["Assignments", "Changes", "State"]
+__all__ = ["Assignments", "Changes", "State", "SymmetrySeen"]
+
+
+_BETTER = 1.15
+_DETAIL = 1.2
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,35 @@ class Changes:
 
 
 @dataclass(frozen=True)
+class SymmetrySeen:
+    """What an average had of a symmetry before that was imposed on it.
+
+    Attributes
+    ----------
+    correlation : float
+        Of the average and its turned copies (Pearson).
+    resolution_angstrom : float
+        To which they agree (FSC 0.5); infinity where they do not at all.
+    chance_angstrom : float
+        The same for a group that the average has not.
+    detail_angstrom : float
+        To which its signal exceeds its noise. There, copies of the right structure whose noise is
+        independent have an FSC of 0.5.
+    """
+
+    correlation: float
+    resolution_angstrom: float
+    chance_angstrom: float
+    detail_angstrom: float
+
+    @property
+    def evident(self) -> bool:
+        """Whether the average had the symmetry, and not only an outline that agrees with it."""
+        by_chance = self.resolution_angstrom * _BETTER > self.chance_angstrom
+        return not by_chance and self.resolution_angstrom <= _DETAIL * self.detail_angstrom
+
+
+@dataclass(frozen=True)
 class State:
     """One complete iteration.
 
@@ -111,6 +144,8 @@ class State:
         Fourier shell correlation of the half-sets' averages, in one frame.
     symmetry : str
         That the averages have; a run from nothing begins without its own.
+    symmetry_seen : tuple of K SymmetrySeen
+        Where a symmetry was imposed on averages that had been made without.
     """
 
     iteration: int
@@ -127,6 +162,7 @@ class State:
     half_models: tuple[Model, ...] = ()
     fsc: npt.NDArray[np.float64] | None = None
     symmetry: str = "C1"
+    symmetry_seen: tuple[SymmetrySeen, ...] = ()
 
     @property
     def references(self) -> tuple[Model, ...]:

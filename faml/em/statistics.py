@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from faml.transforms.fourier import FourierGrid
 
-__all__ = ["Statistics"]
+__all__ = ["Statistics", "total_of"]
 
 
 @dataclass
@@ -72,3 +72,13 @@ class Statistics:
             **{field.name: getattr(self, field.name) - getattr(other, field.name)
                for field in fields(self)}
         )  # fmt: skip
+
+
+def total_of(parts: tuple[Statistics, ...]) -> Statistics:
+    """Sum of all parts; the part itself where there is one."""
+    if len(parts) == 1:
+        return parts[0]
+    total = parts[0].minus(parts[0])
+    for part in parts:
+        total.add(part)
+    return total

@@ -20,7 +20,7 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 
 from faml.config import RunConfig, config_from_toml, config_to_toml
-from faml.em.state import Assignments, Changes, State
+from faml.em.state import Assignments, Changes, State, SymmetrySeen
 from faml.errors import CheckpointError, OutputError
 from faml.io.atomic import atomic_path
 from faml.model import Model
@@ -242,6 +242,8 @@ def _write_state(file: h5py.File, state: State) -> None:
     group["ssnr"] = state.ssnr
     if state.fsc is not None:
         group["fsc"] = state.fsc
+    if state.symmetry_seen:
+        group["symmetry_seen"] = np.array([astuple(seen) for seen in state.symmetry_seen])
     group["empty_classes"] = np.array(state.empty_classes, dtype=np.int64)
     for scalar in _SCALARS:
         group.attrs[scalar] = getattr(state, scalar)
@@ -316,4 +318,7 @@ def _read_state(file: h5py.File, iteration: int, symmetry: str) -> State:
         fsc=group["fsc"][()] if "fsc" in group else None,
         # Before format 4 a run's symmetry was imposed from the beginning.
         symmetry=str(group.attrs.get("symmetry", symmetry)),
+        symmetry_seen=tuple(
+            SymmetrySeen(*values) for values in group.get("symmetry_seen", np.empty(0))[()].tolist()
+        ),
     )

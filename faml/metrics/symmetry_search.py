@@ -20,7 +20,7 @@ from faml.conventions import matrices_to_zyz, rotation_angle_deg
 from faml.metrics.fsc import fourier_shell_correlation, pearson, resolution_at
 from faml.metrics.orientations import sphere_points
 from faml.metrics.resample import Resampler, crop_fourier, transform_volume
-from faml.symmetry import PointGroup
+from faml.symmetry import PointGroup, point_group
 from faml.transforms.fourier import (
     even_fast_length,
     fourier_grid,
@@ -32,7 +32,14 @@ from faml.transforms.harmonics import shell_transform
 from faml.transforms.masks import automatic_mask
 from faml.transforms.so3 import so3_correlation
 
-__all__ = ["SymmetryFit", "find_symmetry", "in_standard_frame", "suggested"]
+__all__ = [
+    "SymmetryFit",
+    "controls",
+    "find_symmetry",
+    "in_standard_frame",
+    "suggested",
+    "symmetry_about",
+]
 
 _BANDWIDTH = 24
 _DEFAULT_SHELL = 10
@@ -54,6 +61,7 @@ _HALF = 0.5
 _FINE = 0.25
 """Of the particle's diameter: coarser agreement is that of outlines."""
 _AS_FINE = 1.15
+_PRIMES = (5, 7, 11, 13)
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,26 @@ def find_symmetry(
             place = place - (place @ axis) * axis
         found.append(_judged(volume, fine, group, best, place, voxel_size_angstrom))
     return tuple(found)
+
+
+def symmetry_about(
+    volume: npt.NDArray[np.floating], groups: Sequence[PointGroup], voxel_size_angstrom: float
+) -> tuple[SymmetryFit, ...]:
+    """How well a map has each group about its standard axes, through voxel n // 2."""
+    fine, turn, centre = Resampler(volume), np.eye(3), np.zeros(3)
+    return tuple(
+        _judged(volume, fine, group, turn, centre, voxel_size_angstrom) for group in groups
+    )
+
+
+def controls(group: PointGroup) -> tuple[PointGroup, ...]:
+    """Two groups that say how far a map agrees with turned copies of itself by its outline alone.
+
+    They are of prime orders that do not divide the group's, so that it contains neither. A map may
+    have one of them all the same, but hardly both.
+    """
+    primes = [p for p in _PRIMES if group.order % p]
+    return tuple(point_group(f"C{p}") for p in primes[:2])
 
 
 def suggested(
