@@ -129,9 +129,9 @@ class EmConfig(_Section):
     averages show by then; None is as long as poses are explored."""
     start_lowpass_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Low-pass of the starting reference."""
-    folds: int = Field(default=1, ge=1)
+    folds: int | None = Field(default=None, ge=1)
     """Parts of the particles, each aligned to the average of the others, so that no particle sees
-    its own noise; 1 is one common average."""
+    its own noise; 1 is one common average. None is 5, or fewer where there are fewer particles."""
     mask: str = "sphere"
     """Where averages may have structure: `sphere` (of the particle's diameter, where it is given),
     `auto` (also each average's own soft outline), or an MRC file."""
@@ -250,6 +250,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "em": {
             "start": "average",
+            "folds": 1,
             "update": "impute",
             "noise": "scalar",
             "march": False,

@@ -34,8 +34,8 @@ def log_header(em: EmRun, dataset: Dataset) -> None:
         "%.1f voxels, shifts to %.1f voxels, %s",
         config.search.strategy, config.em.classes, config.em.symmetry, config.em.start,
         config.em.seed, config.threads, em.radius_voxels, em.max_shift_voxels,
-        "one common average" if config.em.folds == 1
-        else f"{config.em.folds} folds (log-likelihoods are cross-validated)",
+        "one common average" if em.folds == 1
+        else f"{em.folds} folds (log-likelihoods are cross-validated)",
     )  # fmt: skip
     _LOG.info("grey values: %s", dataset.normalisation.reason)
 

@@ -66,7 +66,7 @@ def test_a_lost_class_comes_back_with_the_structure_it_should_hold():
             config = build_config(
                 search=SEARCH | {"max_candidates": 12, "max_bandwidth": 10, "keep_previous": 9},
                 em=EM | {"start": start, "classes": 2, "iterations": 6, "balance": 0,
-                         "exploration": 4, "smallest_class": smallest_class},
+                         "exploration": 4, "folds": 1, "smallest_class": smallest_class},
             )  # fmt: skip
             return EmRun(particles, config)
 

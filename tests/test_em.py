@@ -18,7 +18,8 @@ from faml.conventions import rotation_angle_deg
 from faml.em.balance import SMALLEST_SHARE, balanced_log_fractions
 from faml.em.expectation import log_normaliser, posterior
 from faml.em.loop import EmRun
-from faml.em.schedule import classes_balanced, next_shell
+from faml.em.schedule import classes_balanced, next_shell, progress, stop_reason
+from faml.em.state import Changes
 from faml.errors import ConfigurationError, InputDataError
 from faml.metrics.fsc import fourier_shell_correlation
 from faml.metrics.labels import misclassified, pose_errors_deg
@@ -116,7 +117,7 @@ def test_posterior_survives_huge_residuals():
 def test_last_pass_stays_with_the_last_poses():
     """While iterations still explore, what is delivered must not."""
     particles, _ = simulated(n=18, count=10, noise=0.3, weight=wedge_weight(18, (-60, 60)), seed=9)
-    run = EmRun(particles, build_config(em={"iterations": 3, "seed": 1}, search=QUICK))
+    run = EmRun(particles, build_config(em={"iterations": 3, "seed": 1, "folds": 1}, search=QUICK))
     *_, state = run.states()
     final = run.finish(state)
     gain = final.assignments.log_likelihoods - state.assignments.log_likelihoods
@@ -133,6 +134,49 @@ def test_resolution_grows_only_with_measured_signal():
     assert next_shell(7, ssnr, 24, config) == 7
     assert next_shell(11, ssnr, 24, config) == 11
     assert next_shell(11, ssnr, 24, EmConfig(march=False)) == 11
+
+
+@pytest.fixture(scope="module")
+def settled():
+    """A state whose poses no longer move and which gains nothing worth mentioning."""
+    particles, _ = simulated(n=16, count=4, noise=0.3, weight=wedge_weight(16, (-60, 60)), seed=3)
+    *_, state = states_of(particles)
+    sharp = replace(state.assignments, effective_poses=np.ones(4))
+    return replace(
+        state, iteration=20, assignments=sharp, next_align_shell=state.align_shell,
+        changes=Changes(0.0, 0.0, 0.0), best_log_likelihood=state.log_likelihood,
+    )  # fmt: skip
+
+
+def test_broad_posteriors_are_not_settled_because_the_best_pose_of_a_grid_stands_still(settled):
+    config = EmConfig(exploration=0)
+    after = replace(settled, iteration=21, log_likelihood=settled.log_likelihood + 0.1 * 4)
+    assert "median pose change" in stop_reason(settled, after, config)
+    broad = replace(settled.assignments, effective_poses=np.full(4, 30.0))
+    assert not stop_reason(settled, replace(after, assignments=broad), config)
+    assert not stop_reason(settled, replace(after, log_likelihood=after.log_likelihood + 8), config)
+    finer = replace(after, next_align_shell=after.align_shell + 1)
+    assert not stop_reason(settled, finer, config)
+    assert not stop_reason(settled, after, EmConfig(exploration=30))
+
+
+def test_a_run_ends_when_the_likelihood_has_stood_still_for_a_while(settled):
+    """One iteration says little: searches draw at random, and likelihoods go up and down."""
+    moving = Changes(2.0, 0.3, 0.0)
+    state, base, reasons = replace(settled, changes=moving), settled.log_likelihood, []
+    for gain in (5.0, 4.9, 4.0, 5.5, 5.55, 5.4, 5.1, 5.5, 5.52):
+        best, stalled = progress(state, base + gain, state.align_shell)
+        after = replace(
+            state, iteration=state.iteration + 1, log_likelihood=base + gain,
+            best_log_likelihood=best, stalled=stalled,
+        )  # fmt: skip
+        reasons.append(stop_reason(state, after, EmConfig(exploration=0)))
+        state = after
+    assert reasons[:-1] == [""] * 8
+    assert "no gain in log-likelihood for 5 iterations" in reasons[-1]
+    assert state.best_log_likelihood == base + 5.55
+    # Another resolution, another likelihood.
+    assert progress(state, base - 100.0, state.align_shell + 1) == (base - 100.0, 0)
 
 
 @pytest.mark.slow
@@ -305,12 +349,13 @@ def test_resuming_a_state_equals_going_on():
 def test_order_of_particles_does_not_matter(strategy):
     """Only the rounding of sums changes.
 
-    Random numbers do belong to a particle's place in the list, so this search draws none.
+    Random numbers do belong to a particle's place in the list, as does its fold, so this search
+    draws none and there is one fold.
     """
     particles, _ = simulated(n=16, count=9, weight=wedge_weight(16, (-60, 60)), seed=16)
     order = np.random.default_rng(0).permutation(9)
     config = build_config(
-        em={"start": "poses", "iterations": 2},
+        em={"start": "poses", "iterations": 2, "folds": 1},
         search=QUICK | {"strategy": strategy, "keep_previous": 0},
     )
     *_, a = EmRun(particles, config).states()

@@ -14,14 +14,17 @@ from scipy.spatial.transform import Rotation
 import faml
 from faml.config import build_config
 from faml.conventions import rotation_angle_deg
-from faml.em.folds import split_into_folds
+from faml.em.folds import folds_of, split_into_folds
 from faml.em.loop import EmRun
+from faml.em.passes import FixedPose
+from faml.em.statistics import total_of
 from faml.errors import ConfigurationError
 from faml.io.checkpoint import HDF5Checkpoint, read_run
 from faml.metrics.fsc import pearson
 from faml.metrics.labels import pose_errors_deg
 from faml.particles import wedge_weight
 from faml.particles.particle_set import MemoryReader
+from faml.transforms.fourier import fourier_grid
 
 QUICK = {"search_shell": 5, "max_candidates": 8, "voronoi_samples": 300, "max_shift_voxels": 2.0}
 WEIGHT = wedge_weight(16, (-50, 65))
@@ -55,6 +58,36 @@ def test_a_split_is_even_complete_and_repeatable():
 def test_more_folds_than_particles_are_refused():
     with pytest.raises(ConfigurationError, match="found 10 folds for 9 particles; lower --folds"):
         run_of(particles_of(), folds=10)
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "folds"),
+    [(None, 50, 5), (None, 4, 4), (None, 3, 3), (None, 2, 1), (None, 1, 1), (1, 9, 1), (8, 9, 8)],
+)
+def test_how_many_folds_there_are(given, count, folds):
+    assert folds_of(given, count) == folds
+
+
+@pytest.mark.parametrize("half_sets", [False, True])
+def test_the_last_pass_sums_whole_halves(half_sets):
+    """Folds are many, and at full resolution their sums are what takes memory."""
+    run = run_of(particles_of(), start="poses", half_sets=half_sets)
+    *_, state = run.states()
+    grid = fourier_grid(16, state.align_shell, state.align_shell)
+
+    def sums(*, last):
+        return run._pass(
+            state.references, grid, FixedPose(run._context), state.assignments, 3, last=last
+        ).sums
+
+    folds, wholes = sums(last=False), sums(last=True)
+    assert len(folds) == 3 * len(wholes) == 3 * len(run.halves)
+    for half, whole in enumerate(wholes):
+        expected = total_of(folds[3 * half : 3 * half + 3])
+        scale = np.abs(expected.numerator).max()
+        np.testing.assert_allclose(whole.numerator, expected.numerator, atol=1e-6 * scale)
+        np.testing.assert_allclose(whole.residual, expected.residual, rtol=1e-6)
+        assert whole.particles == expected.particles
 
 
 def test_two_folds_from_nothing_are_refused():

@@ -90,7 +90,7 @@ def test_likelihood_is_of_particles_held_out():
 
 
 def test_best_start_goes_on_and_is_ranked_first():
-    trials = Trials(EmRun(planted(), configured()))
+    trials = Trials(EmRun(planted(), configured(folds=1)))
     seen = []
     ranking = trials.best(on_state=lambda number, state: seen.append((number, state.iteration)))
     assert seen == [(number, i) for number in (1, 2, 3) for i in (0, 1, 2)]
@@ -104,6 +104,13 @@ def test_best_start_goes_on_and_is_ranked_first():
     assert trials.continued(ranking.best.state).references == (ranking.best.state.model,)
 
 
+def test_a_run_with_folds_goes_on_with_those_of_its_best_start():
+    trials = Trials(EmRun(planted(), configured(start_iterations=1, starts=2)))
+    state = trials.best().best.state
+    assert len(state.fold_models) == 5
+    assert trials.continued(state).references == state.fold_models
+
+
 def test_iterate_goes_on_after_the_starts():
     states = list(faml.iterate(planted(), configured()))
     assert [state.iteration for state in states] == [2, 3, 4]
@@ -112,7 +119,7 @@ def test_iterate_goes_on_after_the_starts():
 def test_starts_of_classes_and_half_sets():
     weight = wedge_weight(20, (-60.0, 60.0))
     particles, _ = simulated(n=20, count=12, weight=weight, phantom_seeds=(0, 5), seed=3)
-    config = configured(classes=2, half_sets=True)
+    config = configured(classes=2, half_sets=True, folds=1)
     trials = Trials(EmRun(particles, config))
     ranking = trials.best()
     best = ranking.best.state.assignments.classes

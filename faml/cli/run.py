@@ -92,7 +92,9 @@ def run(
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(help="Align each of F parts to the average of the others. Default: 1."),
+        typer.Option(
+            help="Align each of F parts to the average of the others; 1: all to one. Default: 5."
+        ),
     ] = None,
     half_sets: Annotated[
         bool | None,

@@ -15,9 +15,19 @@ import numpy.typing as npt
 from faml.errors import ConfigurationError
 from faml.model import Model
 
-__all__ = ["split_into_folds", "with_averages_of"]
+__all__ = ["FEWEST_FOLDS", "folds_of", "split_into_folds", "with_averages_of"]
 
+FEWEST_FOLDS = 3
+"""Of a start without poses: two would only know each other, in two frames."""
+_FOLDS = 5
 _STREAM = 0xF01D  # tells the split's random stream from the others
+
+
+def folds_of(given: int | None, count: int) -> int:
+    """Folds of ``count`` particles: as given, or as many as do them good."""
+    if given is not None:
+        return given
+    return min(_FOLDS, count) if count >= FEWEST_FOLDS else 1
 
 
 def split_into_folds(
@@ -37,10 +47,11 @@ def split_into_folds(
         More folds than particles, or two of them from nothing: each would be aligned to the other
         alone, and their averages would end in two frames.
     """
-    if folds == 2 and blind:
+    if 1 < folds < FEWEST_FOLDS and blind:
         raise ConfigurationError(
-            "expected at least 3 folds for a start without poses, found 2: each would only know "
-            "the other, and the two averages would not share a frame; raise --folds"
+            f"expected at least {FEWEST_FOLDS} folds for a start without poses, found {folds}: "
+            "each would only know the other, and the two averages would not share a frame; raise "
+            "--folds"
         )
     if folds > count:
         raise ConfigurationError(

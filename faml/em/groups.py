@@ -81,6 +81,7 @@ class Groups:
             self._parts.append(range(len(members), len(members) + len(parts)))
             members += [half[part] for part in parts]
         self.members = tuple(members)
+        self.half_of = tuple(half for half, parts in enumerate(self._parts) for _ in parts)
         self.group_of = np.empty(count, dtype=np.int64)
         for group, chosen in enumerate(self.members):
             self.group_of[chosen] = group
@@ -104,7 +105,8 @@ class Groups:
 
         ``model``, ``halves`` and ``references`` are those of the last state; where the last two
         are empty, the first stands for them. ``solve_plain`` makes the maps that halves are
-        compared by. After the ``last`` M-step nothing is aligned, so those are all that is made.
+        compared by. After the ``last`` M-step nothing is aligned, so those are all that is made,
+        from the sums of each half.
         """
         total = total_of(sums)
         with scipy.fft.set_workers(threads):  # lines of one transform: same result
@@ -116,7 +118,9 @@ class Groups:
             found: tuple[Model, ...] = ()
             plain: tuple[npt.NDArray[np.float32], ...] = ()
             if len(self.halves) > 1:
-                totals = tuple(total_of(tuple(sums[g] for g in parts)) for parts in self._parts)
+                totals = sums
+                if not last:
+                    totals = tuple(total_of(tuple(sums[g] for g in parts)) for parts in self._parts)
                 pairs = list(zip(totals, halves or (model,) * len(totals), strict=True))
                 unfiltered = tuple(solve_plain(part, old).model for part, old in pairs)
                 plain = tuple(half.volumes for half in unfiltered)
@@ -132,7 +136,7 @@ class Groups:
             fixed = own[half].noise_variance
             return with_averages_of(own[half], solve(others, olds[group], fixed_noise=fixed).model)
 
-        folds = [(half, group) for half, parts in enumerate(self._parts) for group in parts]
+        folds = [(half, group) for group, half in enumerate(self.half_of)]
         with ThreadPoolExecutor(max_workers=threads) as pool:
             held_out = tuple(pool.map(hold_out, *zip(*folds, strict=True)))
         return Estimates(step, found, plain, held_out)

@@ -27,6 +27,7 @@ from faml.em.expectation import (
     ParticleResult,
     shell_power,
 )
+from faml.em.folds import folds_of
 from faml.em.groups import Estimates, Groups
 from faml.em.halves import agreement, frame_reach, split_into_halves, unmoved
 from faml.em.maximization import maximise
@@ -42,6 +43,7 @@ from faml.em.schedule import (
     measure_changes,
     measured_ssnr,
     next_shell,
+    progress,
     ssnr_needed,
     stop_reason,
 )
@@ -144,9 +146,8 @@ class EmRun:
             halves = split_into_halves(
                 len(particles), config.em.seed, whole_tomograms(particles, config)
             )
-        self._groups = Groups(
-            len(particles), halves, config.em.folds, config.em.seed, blind=self._blind
-        )
+        self.folds = folds_of(config.em.folds, min(len(half) for half in halves))
+        self._groups = Groups(len(particles), halves, self.folds, config.em.seed, blind=self._blind)
 
     @cached_property
     def _weight_maximum(self) -> float:
@@ -365,6 +366,7 @@ class EmRun:
             iteration,
             settled=bool(keep),
             refine=bool(keep) and state.iteration > 0,
+            last=bool(keep),
         )
         lost = starved(done.assignments, em)
         if len(lost) and keep is None and reseeding(iteration, em):
@@ -384,13 +386,15 @@ class EmRun:
             found, done.assignments, align_shell, settled=keep is not None
         )
         ssnr = measured_ssnr(found.step.ssnr, fsc)
+        log_likelihood = float(assignments.log_likelihoods.sum())
+        best, stalled = progress(state, log_likelihood, align_shell)
         new = State(
             iteration=state.iteration if keep else iteration,
             model=found.step.model,
             assignments=assignments,
             align_shell=align_shell,
             next_align_shell=next_shell(align_shell, ssnr, box, em),
-            log_likelihood=float(assignments.log_likelihoods.sum()),
+            log_likelihood=log_likelihood,
             ssnr=ssnr,
             changes=changes,
             empty_classes=found.step.empty_classes,
@@ -399,6 +403,8 @@ class EmRun:
             half_models=found.halves,
             fsc=fsc,
             symmetry=self.symmetry.name,
+            best_log_likelihood=best,
+            stalled=stalled,
             symmetry_seen=state.symmetry_seen,
         )
         if keep:
@@ -489,11 +495,13 @@ class EmRun:
         *,
         settled: bool = False,
         refine: bool = False,
+        last: bool = False,
     ) -> Pass:
         """One pass over all particles: posteriors and sums under one model, or one per group.
 
         ``settled`` passes do not explore, and see to classes as the iteration before did;
-        ``refine`` moves poses below grid spacing, unless the configuration forbids it.
+        ``refine`` moves poses below grid spacing, unless the configuration forbids it; after the
+        ``last`` nothing is held out, and there is one sum of each half, not of each fold.
         """
         bandwidth = band_limit(
             grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
@@ -529,12 +537,13 @@ class EmRun:
             sums = Statistics.zeros(classes, grid, total=False)
             return sums, [search.visit(int(i), sums) for i in chunk]
 
-        totals = tuple(Statistics.zeros(classes, grid, total=True) for _ in self._groups.members)
+        sum_of = self._groups.half_of if last else range(len(self._groups))
+        totals = tuple(Statistics.zeros(classes, grid, total=True) for _ in set(sum_of))
         results: dict[int, ParticleResult] = {}
         for (group, members), (sums, found) in zip(
             chunks, in_order(work, [c for _, c in chunks], self.config.threads), strict=True
         ):
-            totals[group].add(sums)
+            totals[sum_of[group]].add(sums)
             results.update(zip(members.tolist(), found, strict=True))
             if self._progress is not None:
                 self._progress(len(results), len(self.particles))

@@ -24,6 +24,7 @@ __all__ = [
     "measure_changes",
     "measured_ssnr",
     "next_shell",
+    "progress",
     "ssnr_needed",
     "stop_reason",
 ]
@@ -39,6 +40,11 @@ _ANGLE_DEG = 0.5
 _SHIFT_VOXELS = 0.1
 _CLASS_SHARE = 0.01
 _GAIN_NATS = 0.02
+"""Per particle; less is no gain."""
+_PATIENCE = 5
+"""Iterations without one. Searches draw at random, so that single ones say little."""
+_SHARP = 1.5
+"""Effective poses below which the most probable ones say all."""
 
 
 def last_shell(box: int, config: EmConfig) -> int:
@@ -137,7 +143,8 @@ def measure_changes(before: Assignments, after: Assignments, symmetry: PointGrou
 def stop_reason(previous: State, current: State, config: EmConfig) -> str:
     """Why the loop may stop, or an empty string.
 
-    At unchanged resolution the likelihood must stand still, or nearly so if poses and classes do.
+    At unchanged resolution the likelihood must have stood still for a while, or poses and classes
+    must where posteriors are sharp: broad ones change long after the best pose of a grid does not.
     """
     if exploration(current.iteration, config) > 0 or classes_balanced(current.iteration, config):
         return ""
@@ -146,17 +153,28 @@ def stop_reason(previous: State, current: State, config: EmConfig) -> str:
     if previous.align_shell != current.align_shell or previous.iteration == 0:
         return ""
     changes = current.changes
-    gain = (current.log_likelihood - previous.log_likelihood) / len(current.assignments)
     still = (
-        changes.median_angle_deg < _ANGLE_DEG
+        float(current.assignments.effective_poses.mean()) < _SHARP
+        and changes.median_angle_deg < _ANGLE_DEG
         and changes.median_shift_voxels < _SHIFT_VOXELS
         and changes.class_share < _CLASS_SHARE
     )
+    gain = (current.log_likelihood - previous.log_likelihood) / len(current.assignments)
     if still and abs(gain) < 10.0 * _GAIN_NATS:
         return (
             f"converged: median pose change {changes.median_angle_deg:.2f} degrees and "
             f"{changes.median_shift_voxels:.2f} voxel, log-likelihood {gain:+.3f} per particle"
         )
-    if abs(gain) < _GAIN_NATS:
-        return f"converged: log-likelihood {gain:+.3f} per particle"
+    if current.stalled >= _PATIENCE:
+        return f"converged: no gain in log-likelihood for {current.stalled} iterations"
     return ""
+
+
+def progress(previous: State, log_likelihood: float, align_shell: int) -> tuple[float, int]:
+    """`State.best_log_likelihood` and `State.stalled` of the state after ``previous``."""
+    if align_shell != previous.align_shell or previous.iteration == 0:
+        return log_likelihood, 0
+    best = previous.best_log_likelihood
+    if log_likelihood > best + _GAIN_NATS * len(previous.assignments):
+        return log_likelihood, 0
+    return max(best, log_likelihood), previous.stalled + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,6 +145,10 @@ class State:
         Fourier shell correlation of the half-sets' averages, in one frame.
     symmetry : str
         That the averages have; a run from nothing begins without its own.
+    best_log_likelihood : float
+        The highest so far at this `align_shell`.
+    stalled : int
+        Iterations since it was last exceeded by what counts as a gain.
     symmetry_seen : tuple of K SymmetrySeen
         Where a symmetry was imposed on averages that had been made without.
     """
@@ -162,6 +167,8 @@ class State:
     half_models: tuple[Model, ...] = ()
     fsc: npt.NDArray[np.float64] | None = None
     symmetry: str = "C1"
+    best_log_likelihood: float = -math.inf
+    stalled: int = 0
     symmetry_seen: tuple[SymmetrySeen, ...] = ()
 
     @property

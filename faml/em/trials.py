@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from faml.em.folds import FEWEST_FOLDS, folds_of
 from faml.em.halves import agreement, frame_reach
 from faml.em.loop import EmRun
 from faml.em.state import State
@@ -20,10 +21,6 @@ from faml.metrics.fsc import pearson
 from faml.metrics.labels import adjusted_rand_index
 
 __all__ = ["Ranked", "Ranking", "Trials"]
-
-_FOLDS = 5
-"""Of trials where the run itself has none: without, there is nothing to rank by."""
-_FEWEST_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -88,20 +85,21 @@ class Trials:
     def __init__(self, run: EmRun) -> None:
         em = run.config.em
         smallest = min(len(half) for half in run.halves)
-        if smallest < _FEWEST_FOLDS:
+        if smallest < FEWEST_FOLDS:
             raise ConfigurationError(
                 f"several starts are compared by particles held out: expected at least "
-                f"{_FEWEST_FOLDS} particles (in each half-set), found {smallest}; leave out "
+                f"{FEWEST_FOLDS} particles (in each half-set), found {smallest}; leave out "
                 "--starts"
             )
         self.count = em.starts
         self._run = run
-        self._keeps_folds = em.folds > 1
+        self._keeps_folds = run.folds > 1
         short = em.model_copy(
             update={
                 "starts": 1,
                 "iterations": min(em.start_iterations, em.iterations),
-                "folds": em.folds if self._keeps_folds else min(_FOLDS, smallest),
+                # Without folds there is nothing to rank by.
+                "folds": run.folds if self._keeps_folds else folds_of(None, smallest),
             }
         )
         self._config = run.config.model_copy(update={"em": short})

@@ -48,6 +48,8 @@ _SCALARS = (
     "log_likelihood",
     "stop_reason",
     "symmetry",
+    "best_log_likelihood",
+    "stalled",
 )
 
 
@@ -318,6 +320,8 @@ def _read_state(file: h5py.File, iteration: int, symmetry: str) -> State:
         fsc=group["fsc"][()] if "fsc" in group else None,
         # Before format 4 a run's symmetry was imposed from the beginning.
         symmetry=str(group.attrs.get("symmetry", symmetry)),
+        best_log_likelihood=float(group.attrs.get("best_log_likelihood", -np.inf)),
+        stalled=int(group.attrs.get("stalled", 0)),
         symmetry_seen=tuple(
             SymmetrySeen(*values) for values in group.get("symmetry_seen", np.empty(0))[()].tolist()
         ),
