@@ -132,13 +132,14 @@ def run_case(
     """One run, from random orientations unless a start is given."""
     case, diameter, threads = CASES[name], options.diameter, options.threads
     densities, simulated = simulate(case, models, seed)
+    em = {"folds": options.folds, "sharpness": options.sharpness}
     config = build_config(
         data={"particle_diameter_angstrom": diameter},
         search=SEARCHES[strategy] | {"max_shift_voxels": 6.0},
-        em={
+        em={name: value for name, value in em.items() if value is not None}
+        | {
             "classes": len(densities),
             "seed": seed,
-            "folds": options.folds,
             "iterations": options.iterations,
             "start": "random" if options.start == "random" else "truth.mrc",
             "starts": options.starts,
@@ -161,7 +162,7 @@ def run_case(
     seconds = time.process_time() - started
     averages = final.model.volumes
     held_out = None
-    if options.folds > 1 and options.likelihood_shell:
+    if run.folds > 1 and options.likelihood_shell:
         held_out = gain_over_noise(run, state, options.likelihood_shell)
     scores = np.array(
         [[align_volume(a, t, max_shift_voxels=3).correlation for t in densities] for a in averages]
@@ -174,7 +175,8 @@ def run_case(
         "strategy": strategy,
         "start": options.start,
         "starts": options.starts,
-        "folds": options.folds,
+        "folds": run.folds,
+        "sharpness": config.em.sharpness,
         "symmetry": options.symmetry,
         "similarity": options.similarity,
         "seed": seed,
@@ -241,6 +243,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             "start",
             "starts",
             "folds",
+            "sharpness",
             "symmetry",
             "seed",
             "r",
@@ -267,7 +270,8 @@ def main() -> None:
     parser.add_argument("--diameter", type=float, help="particle diameter in Angstrom (mask)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--start", choices=["random", "truth"], default="random")
-    parser.add_argument("--folds", type=int, default=1)
+    parser.add_argument("--folds", type=int, help="default: as in faml run")
+    parser.add_argument("--sharpness", type=float, help="default: as in faml run")
     parser.add_argument("--starts", type=int, default=1, help="random starts tried")
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--iterations", type=int, default=40, help="at most")

@@ -151,6 +151,12 @@ RUNS = (
         for strategy in ("exhaustive", "faml")
     ),
     *(
+        Run(strategy, folds=8, seed=seed, mask=mask)
+        for strategy in ("faml", "exhaustive")
+        for mask in ("none", "sphere", "auto")
+        for seed in (2, 3)
+    ),
+    *(
         Run("faml", start="random", folds=8, keep_previous=9, starts=8, seed=seed, mask=mask)
         for seed, mask in ((0, "sphere"), (1, "sphere"), (0, "auto"))
     ),
@@ -176,14 +182,15 @@ def follow(job: Run, data: Path) -> dict[str, Any]:
             "iterations": LAST if job.start == "poses" else 25,
             "seed": job.seed,
             "starts": job.starts,
-            "mask": job.mask,
+            "mask": "ones.mrc" if job.mask == "none" else job.mask,
             "max_shell": 10,
         },
     )
     particles = open_particles(config.data, job.seed).particles
     assert particles.poses is not None
     reference = read_volume(data / "relion_map.mrc").values
-    run = EmRun(particles, config)
+    everywhere = np.ones((particles.box,) * 3, dtype=np.float32)
+    run = EmRun(particles, config, mask=everywhere if job.mask == "none" else None)
     row: dict[str, Any] = asdict(job)
     started, spent = time.process_time(), 0.0
     first = None

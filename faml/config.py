@@ -157,6 +157,9 @@ class EmConfig(_Section):
     diameter."""
     exploration: int = Field(default=12, ge=0)
     """Iterations over which the chance to disregard a particle's previous pose falls to zero."""
+    sharpness: float = Field(default=4.0, ge=0, allow_inf_nan=False)
+    """Power to which posteriors are raised in the first iterations of a start without poses, as
+    long as these are explored. Above 1, structures emerge that broad posteriors average out."""
     balance: int = Field(default=5, ge=0)
     """First iterations of a reference-free start in which every class gets at least half of an
     equal share."""
@@ -251,6 +254,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "em": {
             "start": "average",
             "folds": 1,
+            "sharpness": 1.0,
             "update": "impute",
             "noise": "scalar",
             "march": False,

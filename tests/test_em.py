@@ -18,7 +18,7 @@ from faml.conventions import rotation_angle_deg
 from faml.em.balance import SMALLEST_SHARE, balanced_log_fractions
 from faml.em.expectation import log_normaliser, posterior
 from faml.em.loop import EmRun
-from faml.em.schedule import classes_balanced, next_shell, progress, stop_reason
+from faml.em.schedule import classes_balanced, next_shell, progress, sharpness, stop_reason
 from faml.em.state import Changes
 from faml.errors import ConfigurationError, InputDataError
 from faml.metrics.fsc import fourier_shell_correlation
@@ -112,6 +112,26 @@ def test_posterior_survives_huge_residuals():
     log_posterior, log_likelihood = posterior(particle_at(particles, grid), references, support)
     assert np.isfinite(log_likelihood)
     assert np.exp(log_posterior).sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("power", [0.5, 3.0])
+def test_sharp_posteriors_are_powers_of_densities_not_of_cells(power):
+    """Two poses in cells of different size: what a grid's density does must not be raised."""
+    particles, _ = simulated(n=16, count=1, noise=0.5, seed=5)
+    grid = fourier_grid(16, 4, 5)
+    references = References(true_model(particles, 0.5), grid, 8)
+    particle = particle_at(particles, grid)
+    support = PoseSupport(
+        classes=np.zeros(3, np.int64),
+        rotations=Rotation.random(3, random_state=1).as_matrix(),
+        translations=np.array([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, -0.5, 1.0]]),
+        log_volumes=np.log([1.0, 5.0, 0.2]),
+    )
+    plain, log_likelihood = posterior(particle, references, support)
+    sharp, same = posterior(particle, references, support, power)
+    expected = np.exp(plain - support.log_volumes) ** power * np.exp(support.log_volumes)
+    np.testing.assert_allclose(np.exp(sharp), expected / expected.sum(), rtol=1e-9)
+    assert same == log_likelihood
 
 
 def test_last_pass_stays_with_the_last_poses():
@@ -251,6 +271,18 @@ def test_no_class_starves_at_first(strategy):
     assert min(starved) < 1 / 12
 
 
+def test_when_posteriors_are_sharp():
+    config = EmConfig(sharpness=4.0, exploration=3)
+    assert [sharpness(i, config) for i in (1, 2, 3, 4, 9)] == [4.0, 4.0, 4.0, 1.0, 1.0]
+    for other in (
+        EmConfig(start="poses"),
+        EmConfig(start="mean.mrc"),
+        EmConfig(exploration=0),
+        build_config(preset="paper").em,
+    ):
+        assert sharpness(1, other) == 1.0
+
+
 def test_when_classes_are_balanced():
     assert [classes_balanced(i, EmConfig(classes=2)) for i in (0, 1, 5, 6)] == [
         False, True, True, False,
@@ -386,6 +418,7 @@ def test_paper_preset_runs_as_published():
     assert config.em.noise == "scalar"
     assert not config.em.march
     assert config.search.max_candidates == 50
+    assert (config.em.folds, config.em.sharpness) == (1, 1.0)
     *_, state = EmRun(particles, config).states()
     assert state.align_shell == full_resolution_shell(16)
     assert len(set(state.model.noise_variance)) == 1

@@ -103,9 +103,18 @@ def log_joint(
 
 
 def posterior(
-    particle: Particle, references: References, support: PoseSupport
+    particle: Particle, references: References, support: PoseSupport, sharpness: float = 1.0
 ) -> tuple[npt.NDArray[np.float64], float]:
     """Log posterior of every pose of the support, and the log marginal likelihood (Eq. 14, 15).
+
+    Parameters
+    ----------
+    particle : Particle
+    references : References
+    support : PoseSupport
+    sharpness : float
+        Power of prior times likelihood in the posterior; above 1 anneals backwards (Naim and
+        Gildea 2012). The likelihood is that of 1.
 
     Returns
     -------
@@ -116,7 +125,11 @@ def posterior(
     """
     joint = log_joint(particle, references, support, references.log_fractions)
     log_sum = float(logsumexp(joint))
-    return joint - log_sum, log_sum + log_normaliser(particle, references)
+    log_likelihood = log_sum + log_normaliser(particle, references)
+    if sharpness != 1.0:
+        joint = sharpness * (joint - support.log_volumes) + support.log_volumes
+        log_sum = float(logsumexp(joint))
+    return joint - log_sum, log_likelihood
 
 
 def summarise(

@@ -14,24 +14,20 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
-from faml.config import BLIND_STARTS, EmConfig, RunConfig
-from faml.conventions import FloatArray
+from faml.config import BLIND_STARTS, RunConfig
 from faml.em.axes import (
     iterations_without_symmetry,
     onto_axes,
     seen_about_standard_axes,
 )
-from faml.em.balance import balanced_log_fractions
+from faml.em.blank import blank_model
 from faml.em.checks import check_run, largest_shift, whole_tomograms
-from faml.em.expectation import (
-    ParticleResult,
-    shell_power,
-)
+from faml.em.expectation import ParticleResult
 from faml.em.folds import folds_of
 from faml.em.groups import Estimates, Groups
 from faml.em.halves import agreement, frame_reach, split_into_halves, unmoved
 from faml.em.maximization import maximise
-from faml.em.passes import FixedPose, Pass, Search, collect, in_order
+from faml.em.passes import FixedPose, Pass, Search, chunks_of, collect, in_order
 from faml.em.reseed import reseeded, reseeding, starved
 from faml.em.schedule import (
     LOOK_AHEAD,
@@ -44,15 +40,16 @@ from faml.em.schedule import (
     measured_ssnr,
     next_shell,
     progress,
+    sharpness,
     ssnr_needed,
     stop_reason,
 )
 from faml.em.start import fixed_assignments, start_assignments, start_seed
 from faml.em.state import Assignments, State, SymmetrySeen
 from faml.em.statistics import Statistics
-from faml.model import ZETA2_FLOOR, Model
+from faml.model import Model
 from faml.particles import ParticleSet
-from faml.particles.view import ParticleViews, Pose
+from faml.particles.view import ParticleViews
 from faml.references import References, band_limit
 from faml.strategies.base import SearchContext, Strategy, prepare
 from faml.strategies.fast_alignment import FastAlignment
@@ -74,10 +71,6 @@ _MASK_EDGE_VOXELS = 3.0
 _REFERENCE_PASSES = 3
 _NO_PRIOR = 1e30
 """Signal power that leaves a solution to the data."""
-_BALANCE_SAMPLE = 96
-"""Particles that decide the class fractions of balanced iterations."""
-_BALANCE_STREAM = 0xBA1A  # tells the sample's random stream from the particles'
-_IDENTITY = Pose(0, np.eye(3), np.zeros(3))
 
 
 class EmRun:
@@ -260,7 +253,7 @@ class EmRun:
         align_shell = self._start_shell()
         full = full_resolution_shell(box)
         grid = fourier_grid(box, align_shell, full)
-        model = self._blank_model(grid)
+        model = blank_model(self.particles, self.config, grid, self.max_shift_voxels)
         if self._reference is not None:
             assignments = self._align_to_reference(self._reference, model, grid, assignments)
         done = self._pass((model,), grid, FixedPose(self._context), assignments, 0)
@@ -522,15 +515,18 @@ class EmRun:
             iteration=iteration,
             seed=self._seed,
             balanced=balanced,
+            sharpness=1.0 if settled else sharpness(iteration, self.config.em),
             refine=self._context if refine and self.config.search.refine else None,
         )
         classes = models[0].classes
         if balanced:
-            search = self._balanced(search)
+            search = search.with_balanced_fractions(
+                len(self.particles), self.config.em.chunk_size, self.config.threads
+            )
         chunks = [
             (group, chunk)
             for group, members in enumerate(self._groups.members)
-            for chunk in self._chunks(members)
+            for chunk in chunks_of(members, self.config.em.chunk_size)
         ]
 
         def work(chunk: npt.NDArray[np.int64]) -> tuple[Statistics, list[ParticleResult]]:
@@ -567,58 +563,3 @@ class EmRun:
         new = reseeded(done.assignments, lost)
         sums = self._pass(state.references, grid, FixedPose(self._context), new, iteration).sums
         return Pass(sums, new)
-
-    def _balanced(self, search: Search) -> Search:
-        """The search with class fractions under which no class starves in a sample."""
-        seeds = np.random.SeedSequence([self._seed, search.iteration, _BALANCE_STREAM])
-        order = np.random.default_rng(seeds).permutation(len(self.particles))
-        sample = np.sort(order[:_BALANCE_SAMPLE])
-
-        def work(chunk: npt.NDArray[np.int64]) -> FloatArray:
-            return np.stack([search.class_evidence(int(i)) for i in chunk])
-
-        evidence = np.concatenate(list(in_order(work, self._chunks(sample), self.config.threads)))
-        fractions = balanced_log_fractions(evidence, search.references[0].log_fractions)
-        return replace(
-            search,
-            references=tuple(each.with_log_fractions(fractions) for each in search.references),
-        )
-
-    def _chunks(self, members: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-        size = self.config.em.chunk_size
-        return [members[i : i + size] for i in range(0, len(members), size)]
-
-    def _blank_model(self, grid: FourierGrid) -> Model:
-        """No structure yet: the data's own power is the noise."""
-        em: EmConfig = self.config.em
-        box = self.particles.box
-        shells = full_resolution_shell(box) + 1
-        power, observed = np.zeros(shells), np.zeros(shells)
-        views = ParticleViews(self.particles, grid)
-
-        def work(chunk: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
-            part, seen = np.zeros(shells), np.zeros(shells)
-            for i in chunk:
-                particle = views.particle(int(i), _IDENTITY)
-                part += shell_power(particle)
-                seen += particle.weight.observed
-            return part, seen
-
-        chunks = self._chunks(np.arange(len(self.particles)))
-        for part, seen in in_order(work, chunks, self.config.threads):
-            power += part
-            observed += seen
-        noise = power / np.maximum(observed, 1.0)
-        unseen = observed == 0
-        noise[unseen] = noise[~unseen].mean()
-        noise = np.maximum(noise, 1e-30)
-        noise[0] = noise[1]
-        if em.noise == "scalar":
-            noise[:] = power[1:].sum() / observed[1:].sum()
-        return Model(
-            volumes=np.zeros((em.classes, box, box, box), dtype=np.float32),
-            class_fractions=np.full(em.classes, 1.0 / em.classes),
-            noise_variance=noise,
-            signal_power=np.zeros((em.classes, shells)),
-            shift_variance=max(self.max_shift_voxels**2 / 5.0, ZETA2_FLOOR),
-        )

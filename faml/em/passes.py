@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from faml.conventions import FloatArray
-from faml.em.balance import class_evidence, support_of_each_class
+from faml.em.balance import balanced_log_fractions, class_evidence, support_of_each_class
 from faml.em.expectation import (
     ParticleResult,
     accumulate,
@@ -27,9 +27,12 @@ from faml.references import References
 from faml.strategies.base import PoseSupport, SearchContext, Strategy
 from faml.strategies.refinement import refine_support
 
-__all__ = ["FixedPose", "Pass", "Search", "collect", "in_order"]
+__all__ = ["FixedPose", "Pass", "Search", "chunks_of", "collect", "in_order"]
 
 T = TypeVar("T")
+_BALANCE_SAMPLE = 96
+"""Particles that decide the class fractions of balanced iterations."""
+_BALANCE_STREAM = 0xBA1A  # tells the sample's random stream from the particles'
 _STREAMS = 1 << 32  # passes before the first iteration have negative numbers
 
 
@@ -75,6 +78,8 @@ class Search:
     iteration: int
     seed: int
     balanced: bool
+    sharpness: float
+    """Power of the posteriors (`expectation.posterior`)."""
     refine: SearchContext | None
     """Limits of the local refinement of poses; None leaves them as the strategy found them."""
 
@@ -82,13 +87,13 @@ class Search:
         """Posterior of one particle; adds it to ``sums``."""
         references = self.references_of(index)
         particle, support = self._supported(index)
-        log_posterior, log_likelihood = posterior(particle, references, support)
+        log_posterior, log_likelihood = posterior(particle, references, support, self.sharpness)
         if self.refine is not None:
             support = refine_support(
                 particle, references, support, log_posterior,
                 self.refine.max_shift_voxels, self.refine.config.local_angle_deg,
             )  # fmt: skip
-            log_posterior, log_likelihood = posterior(particle, references, support)
+            log_posterior, log_likelihood = posterior(particle, references, support, self.sharpness)
         accumulate(particle, references, support, log_posterior, sums)
         nothing = log_normaliser(particle, references) - 0.5 * references.data_power(particle)
         return summarise(
@@ -99,6 +104,20 @@ class Search:
         """Log likelihood of each class, (K,) float64."""
         particle, support = self._supported(index)
         return class_evidence(particle, self.references_of(index), support)
+
+    def with_balanced_fractions(self, count: int, chunk_size: int, threads: int) -> Search:
+        """The search with class fractions under which no class starves in a sample of ``count``."""
+        seeds = np.random.SeedSequence([self.seed, self.iteration, _BALANCE_STREAM])
+        order = np.random.default_rng(seeds).permutation(count)
+        sample = np.sort(order[:_BALANCE_SAMPLE])
+
+        def work(chunk: npt.NDArray[np.int64]) -> FloatArray:
+            return np.stack([self.class_evidence(int(i)) for i in chunk])
+
+        evidence = np.concatenate(list(in_order(work, chunks_of(sample, chunk_size), threads)))
+        fractions = balanced_log_fractions(evidence, self.references[0].log_fractions)
+        references = tuple(each.with_log_fractions(fractions) for each in self.references)
+        return replace(self, references=references)
 
     def references_of(self, index: int) -> References:
         """What a particle is aligned to."""
@@ -113,6 +132,11 @@ class Search:
         if self.balanced:
             return particle, support_of_each_class(particle, references, self.strategy, rng)
         return particle, self.strategy.support(particle, references, rng)
+
+
+def chunks_of(members: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+    """Particles in work items of fixed size, so that sums do not depend on who does which."""
+    return [members[i : i + size] for i in range(0, len(members), size)]
 
 
 def in_order(
