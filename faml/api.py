@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,7 @@ def resume(
     reference, warnings = _reference(config, particles)
     state = None if starting else stored.state
     if state is not None and iterations is not None and iterations > state.iteration:
-        state = replace(state, stop_reason="")
+        state = state.going_on()
     mask = _mask(config)
     em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
     with logged(folder):
@@ -470,6 +470,7 @@ def _config_text(em: EmRun) -> str:
         f"# max_shift_voxels = {em.max_shift_voxels:.2f}\n"
         f"# particle_diameter_angstrom = {diameter:.1f} (no mask unless it is given)\n"
         f"# first_shell = {shell}\n"
+        f"# folds = {em.folds}\n"
     )
 
 

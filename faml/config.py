@@ -131,7 +131,8 @@ class EmConfig(_Section):
     """Low-pass of the starting reference."""
     folds: int | None = Field(default=None, ge=1)
     """Parts of the particles, each aligned to the average of the others, so that no particle sees
-    its own noise; 1 is one common average. None is 5, or fewer where there are fewer particles."""
+    its own noise; 1 is one common average. None is 5, or fewer where there are fewer
+    particles. Half-sets have folds of their own."""
     mask: str = "sphere"
     """Where averages may have structure: `sphere` (of the particle's diameter, where it is given),
     `auto` (also each average's own soft outline), or an MRC file."""
@@ -157,7 +158,7 @@ class EmConfig(_Section):
     diameter."""
     exploration: int = Field(default=12, ge=0)
     """Iterations over which the chance to disregard a particle's previous pose falls to zero."""
-    sharpness: float = Field(default=4.0, ge=0, allow_inf_nan=False)
+    sharpness: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     """Power to which posteriors are raised in the first iterations of a start without poses, as
     long as these are explored. Above 1, structures emerge that broad posteriors average out."""
     balance: int = Field(default=5, ge=0)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from faml.em.loop import EmRun
 from faml.em.overfitting import check_overfitting
-from faml.em.state import State
+from faml.em.state import State, SymmetrySeen
 from faml.errors import OutputError
 from faml.io.atomic import write_text_atomic
 from faml.io.dataset import Dataset
@@ -285,15 +285,20 @@ def doubt_symmetry(state: State) -> tuple[str, ...]:
     """Warnings about a symmetry that averages did not have before it was imposed on them."""
     warnings = tuple(
         f"class {k + 1}: before {state.symmetry} was imposed, the average agreed with its turned "
-        f"copies {_to(seen.resolution_angstrom)}, which is little more than outlines do (a "
-        f"symmetry it has not: {_to(seen.chance_angstrom)}); {state.symmetry} may be wrong. Ask "
-        "`faml symmetry` about the map of a run without --symmetry"
+        f"copies {_to(seen.resolution_angstrom)}; {_comparison(seen)}. {state.symmetry} may be "
+        "wrong: ask `faml symmetry` about the map of a run without --symmetry"
         for k, seen in enumerate(state.symmetry_seen)
         if not seen.evident
     )
     for warning in warnings:
         _LOG.warning(warning)
     return warnings
+
+
+def _comparison(seen: SymmetrySeen) -> str:
+    if seen.by_chance:
+        return f"with those of other symmetries it did {_to(seen.chance_angstrom)}"
+    return f"its signal reached {_to(seen.detail_angstrom)[3:]}"
 
 
 def _to(resolution_angstrom: float) -> str:

@@ -114,7 +114,9 @@ def test_turning_onto_the_axes_leaves_what_each_particle_is_compared_to(half_set
         assert pearson(transform_volume(volume, rotation, np.zeros(3)), volume) > 0.95
 
 
-@pytest.mark.parametrize(("name", "right"), [("C3", True), ("C4", False), ("C5", False)])
+@pytest.mark.parametrize(
+    ("name", "right"), [("C3", True), ("C4", False), ("C5", False), ("C6", False), ("D3", False)]
+)
 def test_a_symmetry_that_averages_do_not_show_is_doubted(name, right):
     """However symmetric they are afterwards; with axes to be found, and with given ones."""
     particles = c3_particles()

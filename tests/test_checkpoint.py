@@ -18,8 +18,8 @@ from runs import EM, SEARCH, assert_states_equal
 
 from faml.config import build_config
 from faml.em.loop import EmRun
-from faml.em.state import Changes
-from faml.errors import CheckpointError
+from faml.em.state import Changes, SymmetrySeen
+from faml.errors import CheckpointError, ConfigurationError
 from faml.io.checkpoint import FORMAT, HDF5Checkpoint, MemoryCheckpoint, read_run
 from faml.particles import wedge_weight
 
@@ -85,10 +85,36 @@ def test_unusual_values_come_back(job, tmp_path):
         changes=Changes(0.1, 2.0 / 3.0, 1.0),
         empty_classes=(0, 1),
         stop_reason="converged: 0.1° — still",
+        best_log_likelihood=-7.0 / 3.0,
+        stalled=3,
+        symmetry_seen=(
+            SymmetrySeen(0.9, 12.5, 40.0, 11.0),
+            SymmetrySeen(0.0, np.inf, np.inf, np.inf),
+        ),
     )
     checkpoint = HDF5Checkpoint(tmp_path / "run.h5", config, particles)
     checkpoint.save(odd)
     assert_states_equal(read_run(checkpoint.path).state, odd)
+
+
+def test_a_file_from_before_sharp_posteriors_goes_on_without(stored, job):
+    with h5py.File(stored, "a") as file:
+        file.attrs["format"] = 4
+        text = str(file.attrs["config"])
+        kept = [line for line in text.splitlines() if not line.startswith("sharpness")]
+        file.attrs["config"] = "\n".join(kept)
+        for group in file["iterations"].values():
+            del group.attrs["stalled"], group.attrs["best_log_likelihood"]
+    read = read_run(stored)
+    assert read.config.em.sharpness == 1.0
+    assert (read.state.stalled, read.state.best_log_likelihood) == (0, -np.inf)
+
+
+def test_a_run_goes_on_with_the_folds_it_was_begun_with(job):
+    particles, config, states = job
+    other = config.model_copy(update={"em": config.em.model_copy(update={"folds": 3})})
+    with pytest.raises(ConfigurationError, match=r"has \d folds, expected 3; give --folds"):
+        next(EmRun(particles, other).states(states[-1]))
 
 
 def test_saving_an_iteration_again_replaces_it(stored, job):

@@ -137,7 +137,10 @@ def test_strategies_are_listed(cli):
 def test_run_says_what_it_does(cli, folder, options, tmp_path):
     code, out, err = cli("run", folder, "-o", tmp_path / "run", *options)
     assert (code, out) == (0, "")
-    lines = [line for line in err.splitlines() if not line.startswith("warning")]
+    told = err.splitlines()
+    # Six particles with one wedge do leave something unobserved.
+    assert sum(line.startswith("warning") for line in told) <= 1
+    lines = [line for line in told if not line.startswith("warning")]
     for number in range(3):
         assert lines[number].startswith(f"iteration   {number}  log-likelihood")
     words = ("aligned to", "Å", "occupancy 100 %", "effective poses", "moved", "deg", "voxel")

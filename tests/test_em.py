@@ -15,10 +15,16 @@ from scipy.special import logsumexp, softmax
 
 from faml.config import EmConfig, build_config
 from faml.conventions import rotation_angle_deg
-from faml.em.balance import SMALLEST_SHARE, balanced_log_fractions
+from faml.em.balance import SMALLEST_SHARE, balanced_log_fractions, class_evidence
 from faml.em.expectation import log_normaliser, posterior
 from faml.em.loop import EmRun
-from faml.em.schedule import classes_balanced, next_shell, progress, sharpness, stop_reason
+from faml.em.schedule import (
+    best_and_stalled,
+    classes_balanced,
+    next_shell,
+    sharpness,
+    stop_reason,
+)
 from faml.em.state import Changes
 from faml.errors import ConfigurationError, InputDataError
 from faml.metrics.fsc import fourier_shell_correlation
@@ -115,23 +121,34 @@ def test_posterior_survives_huge_residuals():
 
 
 @pytest.mark.parametrize("power", [0.5, 3.0])
-def test_sharp_posteriors_are_powers_of_densities_not_of_cells(power):
-    """Two poses in cells of different size: what a grid's density does must not be raised."""
+def test_sharp_posteriors_are_powers_of_densities_not_of_cells_and_classes(power):
+    """What the density of a grid is, and how large classes are, must not be raised."""
     particles, _ = simulated(n=16, count=1, noise=0.5, seed=5)
     grid = fourier_grid(16, 4, 5)
-    references = References(true_model(particles, 0.5), grid, 8)
+    one = true_model(particles, 0.5)
+    model = replace(
+        one,
+        volumes=np.concatenate([one.volumes, 0.5 * one.volumes]),
+        class_fractions=np.array([0.8, 0.2]),
+        signal_power=np.repeat(one.signal_power, 2, axis=0),
+    )
+    references = References(model, grid, 8)
     particle = particle_at(particles, grid)
     support = PoseSupport(
-        classes=np.zeros(3, np.int64),
+        classes=np.array([0, 0, 1]),
         rotations=Rotation.random(3, random_state=1).as_matrix(),
         translations=np.array([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, -0.5, 1.0]]),
         log_volumes=np.log([1.0, 5.0, 0.2]),
     )
     plain, log_likelihood = posterior(particle, references, support)
     sharp, same = posterior(particle, references, support, power)
-    expected = np.exp(plain - support.log_volumes) ** power * np.exp(support.log_volumes)
+    kept = np.log([0.8, 0.8, 0.2]) + support.log_volumes
+    expected = np.exp(plain - kept) ** power * np.exp(kept)
     np.testing.assert_allclose(np.exp(sharp), expected / expected.sum(), rtol=1e-9)
     assert same == log_likelihood
+    # By which classes are balanced: their shares of the posterior, whatever the fractions.
+    shares = softmax(class_evidence(particle, references, support, power) + np.log([0.8, 0.2]))
+    np.testing.assert_allclose(shares[1], np.exp(sharp[2]), rtol=1e-6)
 
 
 def test_last_pass_stays_with_the_last_poses():
@@ -183,20 +200,46 @@ def test_broad_posteriors_are_not_settled_because_the_best_pose_of_a_grid_stands
 def test_a_run_ends_when_the_likelihood_has_stood_still_for_a_while(settled):
     """One iteration says little: searches draw at random, and likelihoods go up and down."""
     moving = Changes(2.0, 0.3, 0.0)
+    config = EmConfig(exploration=0)
     state, base, reasons = replace(settled, changes=moving), settled.log_likelihood, []
     for gain in (5.0, 4.9, 4.0, 5.5, 5.55, 5.4, 5.1, 5.5, 5.52):
-        best, stalled = progress(state, base + gain, state.align_shell)
+        best, stalled = best_and_stalled(state, base + gain, state.align_shell, config)
         after = replace(
             state, iteration=state.iteration + 1, log_likelihood=base + gain,
             best_log_likelihood=best, stalled=stalled,
         )  # fmt: skip
-        reasons.append(stop_reason(state, after, EmConfig(exploration=0)))
+        reasons.append(stop_reason(state, after, config))
         state = after
     assert reasons[:-1] == [""] * 8
-    assert "no gain in log-likelihood for 5 iterations" in reasons[-1]
-    assert state.best_log_likelihood == base + 5.55
-    # Another resolution, another likelihood.
-    assert progress(state, base - 100.0, state.align_shell + 1) == (base - 100.0, 0)
+    assert "gained less than 0.02 per particle in 5 iterations" in reasons[-1]
+    assert state.best_log_likelihood == base + 5.5
+    # Another resolution, another likelihood; other circumstances, another count.
+    assert best_and_stalled(state, base - 1.0, state.align_shell + 1, config) == (base - 1.0, 0)
+    assert (state.going_on().stalled, state.going_on().stop_reason) == (0, "")
+    assert best_and_stalled(state.going_on(), base, state.align_shell, config) == (base, 0)
+
+
+def test_small_gains_add_up(settled):
+    """EM creeps: a hundredth per particle and iteration is not nothing."""
+    config = EmConfig(exploration=0)
+    state, counts = replace(settled, stalled=0), []
+    for step in range(1, 9):
+        gained = settled.log_likelihood + 0.012 * 4 * step
+        best, stalled = best_and_stalled(state, gained, state.align_shell, config)
+        state = replace(state, log_likelihood=gained, best_log_likelihood=best, stalled=stalled)
+        counts.append(stalled)
+    assert counts == [1, 0, 1, 0, 1, 0, 1, 0]
+
+
+def test_nothing_is_said_about_gains_while_poses_are_explored(settled):
+    """Nor by the first iteration after, which measures the model that exploration has left."""
+    config = EmConfig(exploration=6)
+    counted = []
+    for iteration in (3, 6, 7, 8):
+        before = replace(settled, iteration=iteration - 1, stalled=4)
+        level = settled.log_likelihood - 50.0
+        counted.append(best_and_stalled(before, level, settled.align_shell, config)[1])
+    assert counted == [0, 0, 0, 5]
 
 
 @pytest.mark.slow
@@ -269,6 +312,19 @@ def test_no_class_starves_at_first(strategy):
     )
     starved = [s.assignments.class_probabilities.mean(axis=0).min() for s in free.states()]
     assert min(starved) < 1 / 12
+
+
+def test_no_class_starves_where_evidence_is_weak_and_posteriors_are_sharp():
+    """Balanced for plain posteriors, sharp ones would make the larger class take all."""
+    weight = wedge_weight(16, (-60, 60))
+    particles, _ = simulated(n=16, count=24, noise=3.0, weight=weight, seed=20)
+    config = build_config(
+        em={"classes": 2, "iterations": 3, "seed": 4, "sharpness": 8.0}, search=QUICK
+    )
+    run = EmRun(particles, config)
+    for state in list(run.states())[1:]:
+        shares = state.assignments.class_probabilities.mean(axis=0)
+        assert shares.min() > SMALLEST_SHARE / 2 - 0.02
 
 
 def test_when_posteriors_are_sharp():

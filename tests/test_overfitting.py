@@ -63,6 +63,9 @@ def test_half_sets_agree_in_structure_and_not_in_random_phases():
     assert abs(found.fsc[0, FIRST + 2]) < 0.25
     assert abs(found.agreement[0]) < 0.143
     assert found.suspicious == ()
+    # It goes on for three iterations also where the run has ended for standing still.
+    settled = replace(state, fsc=curve, stalled=9, best_log_likelihood=0.0, stop_reason="converged")
+    np.testing.assert_array_equal(check_overfitting(run, settled).fsc, found.fsc)
 
 
 def test_agreement_in_noise_is_suspicious():

@@ -60,19 +60,20 @@ def onto_axes(state: State, symmetry: PointGroup, voxel_size_angstrom: float = 1
         seen.append(_seen(fit, others, extent / _detailed_to(state.ssnr[k])))
         _LOG.info(
             "iteration %d: class %d has %s from now on; before, it agreed with its turned copies "
-            "to %.1f Angstrom (FSC 0.5; by chance %.1f), correlation %.2f",
+            "to %.1f Angstrom (FSC 0.5; by chance %.1f, its signal reaches %.1f), correlation %.2f",
             state.iteration,
             k + 1,
             symmetry.name,
             seen[-1].resolution_angstrom,
             seen[-1].chance_angstrom,
+            seen[-1].detail_angstrom,
             seen[-1].correlation,
         )
         moved.rotations[k] = fit.rotation.T
         moved.translations[k] = -fit.rotation.T @ fit.centre
     everyone = np.arange(len(state.assignments))
     return replace(
-        state,
+        state.going_on(),
         model=in_frame(state.model, moved),
         fold_models=tuple(in_frame(model, moved) for model in state.fold_models),
         half_models=tuple(in_frame(model, moved) for model in state.half_models),
@@ -110,5 +111,5 @@ def _detailed_to(ssnr: npt.NDArray[np.float64]) -> int:
 
 
 def _seen(fit: SymmetryFit, others: Sequence[SymmetryFit], detail: float) -> SymmetrySeen:
-    chance = max(other.resolution_angstrom for other in others)
-    return SymmetrySeen(fit.correlation, fit.resolution_angstrom, chance, detail)
+    chance = max(other.coarsest_angstrom for other in others)
+    return SymmetrySeen(fit.correlation, fit.coarsest_angstrom, chance, detail)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 
-from faml.em.expectation import log_joint, support_residuals
+from faml.em.expectation import log_joint, sharpened, support_residuals
 from faml.particles.view import Particle
 from faml.references import References
 from faml.strategies.base import PoseSupport, Strategy
@@ -47,10 +47,15 @@ def support_of_each_class(
 
 
 def class_evidence(
-    particle: Particle, references: References, support: PoseSupport
+    particle: Particle, references: References, support: PoseSupport, sharpness: float = 1.0
 ) -> npt.NDArray[np.float64]:
-    """Log likelihood of each class, marginal over its poses, up to a constant; (K,) float64."""
-    joint = log_joint(particle, references, support, np.zeros(references.classes))
+    """Log likelihood of each class, marginal over its poses, up to a constant; (K,) float64.
+
+    ``sharpness`` is that of posteriors (`expectation.posterior`).
+    """
+    equal = references.with_log_fractions(np.zeros(references.classes))
+    joint = log_joint(particle, equal, support, equal.log_fractions)
+    joint = sharpened(joint, equal, support, sharpness)
     return np.array([logsumexp(joint[support.classes == k]) for k in range(references.classes)])
 
 

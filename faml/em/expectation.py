@@ -25,6 +25,7 @@ __all__ = [
     "log_joint",
     "log_normaliser",
     "posterior",
+    "sharpened",
     "shell_power",
     "summarise",
     "support_residuals",
@@ -113,8 +114,8 @@ def posterior(
     references : References
     support : PoseSupport
     sharpness : float
-        Power of prior times likelihood in the posterior; above 1 anneals backwards (Naim and
-        Gildea 2012). The likelihood is that of 1.
+        Power s of the density of poses: ``alpha_k (p(t) p(y | k, phi))^s v`` for a cell of volume
+        v. Above 1 it anneals backwards (Naim and Gildea 2012). The likelihood is that of 1.
 
     Returns
     -------
@@ -127,9 +128,18 @@ def posterior(
     log_sum = float(logsumexp(joint))
     log_likelihood = log_sum + log_normaliser(particle, references)
     if sharpness != 1.0:
-        joint = sharpness * (joint - support.log_volumes) + support.log_volumes
+        joint = sharpened(joint, references, support, sharpness)
         log_sum = float(logsumexp(joint))
     return joint - log_sum, log_likelihood
+
+
+def sharpened(
+    joint: npt.NDArray[np.float64], references: References, support: PoseSupport, sharpness: float
+) -> npt.NDArray[np.float64]:
+    """`log_joint` with the density of poses raised to a power, fractions and cells as they are."""
+    kept = references.log_fractions[support.classes] + support.log_volumes
+    result: npt.NDArray[np.float64] = sharpness * (joint - kept) + kept
+    return result
 
 
 def summarise(

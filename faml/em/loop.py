@@ -32,6 +32,7 @@ from faml.em.reseed import reseeded, reseeding, starved
 from faml.em.schedule import (
     LOOK_AHEAD,
     attraction,
+    best_and_stalled,
     classes_balanced,
     exploration,
     first_align_shell,
@@ -39,7 +40,6 @@ from faml.em.schedule import (
     measure_changes,
     measured_ssnr,
     next_shell,
-    progress,
     sharpness,
     ssnr_needed,
     stop_reason,
@@ -47,6 +47,7 @@ from faml.em.schedule import (
 from faml.em.start import fixed_assignments, start_assignments, start_seed
 from faml.em.state import Assignments, State, SymmetrySeen
 from faml.em.statistics import Statistics
+from faml.errors import ConfigurationError
 from faml.model import Model
 from faml.particles import ParticleSet
 from faml.particles.view import ParticleViews
@@ -184,6 +185,11 @@ class EmRun:
         em = self.config.em
         free = min(iterations_without_symmetry(em), em.iterations)
         state = resume_from
+        if state is not None and len(state.fold_models) not in (0, len(self._groups)):
+            raise ConfigurationError(
+                f"the run to continue has {len(state.fold_models)} folds, expected "
+                f"{len(self._groups)}; give --folds as it was begun with"
+            )
         if state is None:
             state = (self._asymmetric if free else self)._start()
             yield state
@@ -252,7 +258,11 @@ class EmRun:
         assignments = start_assignments(self.particles, em.start, em.classes, self._seed)
         align_shell = self._start_shell()
         full = full_resolution_shell(box)
-        grid = fourier_grid(box, align_shell, full)
+        # Averages of random orientations are noise, of which shells to be aligned to are enough.
+        known = not self._blind or em.iterations == 0
+        grid = fourier_grid(
+            box, align_shell, full if known else min(align_shell + LOOK_AHEAD, full)
+        )
         model = blank_model(self.particles, self.config, grid, self.max_shift_voxels)
         if self._reference is not None:
             assignments = self._align_to_reference(self._reference, model, grid, assignments)
@@ -380,7 +390,7 @@ class EmRun:
         )
         ssnr = measured_ssnr(found.step.ssnr, fsc)
         log_likelihood = float(assignments.log_likelihoods.sum())
-        best, stalled = progress(state, log_likelihood, align_shell)
+        best, stalled = best_and_stalled(state, log_likelihood, align_shell, em)
         new = State(
             iteration=state.iteration if keep else iteration,
             model=found.step.model,

@@ -52,7 +52,7 @@ class FixedPose:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass over the particles returns; one sum per group of particles."""
+    """What a pass over the particles returns; a sum per group, after the last pass per half."""
 
     sums: tuple[Statistics, ...]
     assignments: Assignments
@@ -103,7 +103,7 @@ class Search:
     def class_evidence(self, index: int) -> FloatArray:
         """Log likelihood of each class, (K,) float64."""
         particle, support = self._supported(index)
-        return class_evidence(particle, self.references_of(index), support)
+        return class_evidence(particle, self.references_of(index), support, self.sharpness)
 
     def with_balanced_fractions(self, count: int, chunk_size: int, threads: int) -> Search:
         """The search with class fractions under which no class starves in a sample of ``count``."""

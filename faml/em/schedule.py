@@ -17,6 +17,7 @@ __all__ = [
     "LOOK_AHEAD",
     "SSNR_NEEDED",
     "attraction",
+    "best_and_stalled",
     "classes_balanced",
     "exploration",
     "first_align_shell",
@@ -24,7 +25,6 @@ __all__ = [
     "measure_changes",
     "measured_ssnr",
     "next_shell",
-    "progress",
     "sharpness",
     "ssnr_needed",
     "stop_reason",
@@ -44,7 +44,7 @@ _GAIN_NATS = 0.02
 """Per particle; less is no gain."""
 _PATIENCE = 5
 """Iterations without one. Searches draw at random, so that single ones say little."""
-_SHARP = 1.5
+_CERTAIN = 1.5
 """Effective poses below which the most probable ones say all."""
 
 
@@ -165,7 +165,7 @@ def stop_reason(previous: State, current: State, config: EmConfig) -> str:
         return ""
     changes = current.changes
     still = (
-        float(current.assignments.effective_poses.mean()) < _SHARP
+        float(current.assignments.effective_poses.mean()) < _CERTAIN
         and changes.median_angle_deg < _ANGLE_DEG
         and changes.median_shift_voxels < _SHIFT_VOXELS
         and changes.class_share < _CLASS_SHARE
@@ -177,15 +177,24 @@ def stop_reason(previous: State, current: State, config: EmConfig) -> str:
             f"{changes.median_shift_voxels:.2f} voxel, log-likelihood {gain:+.3f} per particle"
         )
     if current.stalled >= _PATIENCE:
-        return f"converged: no gain in log-likelihood for {current.stalled} iterations"
+        return (
+            f"converged: log-likelihood has gained less than {_GAIN_NATS:g} per particle in "
+            f"{current.stalled} iterations"
+        )
     return ""
 
 
-def progress(previous: State, log_likelihood: float, align_shell: int) -> tuple[float, int]:
-    """`State.best_log_likelihood` and `State.stalled` of the state after ``previous``."""
-    if align_shell != previous.align_shell or previous.iteration == 0:
+def best_and_stalled(
+    previous: State, log_likelihood: float, align_shell: int, config: EmConfig
+) -> tuple[float, int]:
+    """`State.best_log_likelihood` and `State.stalled` of the state after ``previous``.
+
+    Nothing counts while poses are explored, nor the likelihood of the model that this has left.
+    """
+    begun = exploration(previous.iteration, config) == 0 and previous.iteration > 0
+    if not begun or align_shell != previous.align_shell:
         return log_likelihood, 0
     best = previous.best_log_likelihood
     if log_likelihood > best + _GAIN_NATS * len(previous.assignments):
         return log_likelihood, 0
-    return max(best, log_likelihood), previous.stalled + 1
+    return best, previous.stalled + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ __all__ = ["Assignments", "Changes", "State", "SymmetrySeen"]
 
 
 _BETTER = 1.15
+"""Resolution by which a symmetry must be ahead of chance,"""
 _DETAIL = 1.2
+"""and by which it may stay behind the average's own."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,10 @@ class SymmetrySeen:
     correlation : float
         Of the average and its turned copies (Pearson).
     resolution_angstrom : float
-        To which they agree (FSC 0.5); infinity where they do not at all.
+        To which the average agrees with the copy that is least like it (FSC 0.5); infinity where
+        it does not at all.
     chance_angstrom : float
-        The same for a group that the average has not.
+        The same for the coarser of two groups that it can hardly have both.
     detail_angstrom : float
         To which its signal exceeds its noise. There, copies of the right structure whose noise is
         independent have an FSC of 0.5.
@@ -103,10 +106,15 @@ class SymmetrySeen:
     detail_angstrom: float
 
     @property
+    def by_chance(self) -> bool:
+        """Whether it agreed no better with copies turned by the symmetry than by another."""
+        return self.resolution_angstrom * _BETTER > self.chance_angstrom
+
+    @property
     def evident(self) -> bool:
-        """Whether the average had the symmetry, and not only an outline that agrees with it."""
-        by_chance = self.resolution_angstrom * _BETTER > self.chance_angstrom
-        return not by_chance and self.resolution_angstrom <= _DETAIL * self.detail_angstrom
+        """Whether the average had the symmetry in all its detail, and not in its outline alone."""
+        in_detail = self.resolution_angstrom <= _DETAIL * self.detail_angstrom
+        return in_detail and not self.by_chance
 
 
 @dataclass(frozen=True)
@@ -146,9 +154,9 @@ class State:
     symmetry : str
         That the averages have; a run from nothing begins without its own.
     best_log_likelihood : float
-        The highest so far at this `align_shell`.
+        That last counted as a gain at this `align_shell`; minus infinity before any.
     stalled : int
-        Iterations since it was last exceeded by what counts as a gain.
+        Iterations since then.
     symmetry_seen : tuple of K SymmetrySeen
         Where a symmetry was imposed on averages that had been made without.
     """
@@ -170,6 +178,13 @@ class State:
     best_log_likelihood: float = -math.inf
     stalled: int = 0
     symmetry_seen: tuple[SymmetrySeen, ...] = ()
+
+    def going_on(self) -> State:
+        """The same state as one that another run, or the same with other settings, begins from.
+
+        What has stood still under other circumstances says nothing.
+        """
+        return replace(self, stop_reason="", best_log_likelihood=-math.inf, stalled=0)
 
     @property
     def references(self) -> tuple[Model, ...]:

@@ -136,8 +136,8 @@ class Trials:
     def continued(self, state: State) -> State:
         """The state of a start as one of the run itself, which may have no folds."""
         if self._keeps_folds:
-            return replace(state, stop_reason="")
-        return replace(state, stop_reason="", fold_models=())
+            return state.going_on()
+        return replace(state.going_on(), fold_models=())
 
     def best(
         self,

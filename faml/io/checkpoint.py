@@ -1,12 +1,13 @@
 """One HDF5 file per run: configuration, versions and every iteration.
 
-Layout, format version 4 (1 had no folds and no kept masses, 2 no half-sets, 3 no
-evidences and no symmetry of a state)::
+Layout, format version 5 (1 had no folds and no kept masses, 2 no half-sets, 3 no
+evidences and no symmetry of a state, 4 no sharp posteriors and no count of stalled iterations)::
 
     /                     attrs: format, config (TOML), versions (JSON), seed, box, voxel_size,
                           last_iteration (written last)
     /particles            names
-    /iterations/000007    model/..., assignments/..., ssnr, attrs: the scalars of `State`
+    /iterations/000007    model/..., assignments/..., ssnr, fsc, symmetry_seen/..., attrs: the
+                          scalars of `State`
     /folds                volumes, signal_power of the last iteration's fold models
     /halves               the last iteration's models of the half-sets
 
@@ -20,7 +21,7 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ from faml.particles import ParticleSet
 
 __all__ = ["FORMAT", "Checkpoint", "HDF5Checkpoint", "MemoryCheckpoint", "StoredRun", "read_run"]
 
-FORMAT = 4
+FORMAT = 5
 _PACKAGES = ("faml", "numpy", "scipy", "numba", "h5py", "pyshtools")
+_FIRST_SHARP = 5
 _FOLD_FIELDS = ("volumes", "signal_power")
 _MODEL_FIELDS = tuple(field.name for field in fields(Model))
 _SCALARS = (
@@ -218,6 +220,8 @@ def _read(file: h5py.File, path: Path) -> StoredRun:
     last = int(file.attrs["last_iteration"])
     iterations = tuple(sorted(int(name) for name in file["iterations"] if int(name) <= last))
     config = config_from_toml(str(file.attrs["config"]))
+    if written < _FIRST_SHARP:  # what a run has begun with it goes on with
+        config = config.model_copy(update={"em": config.em.model_copy(update={"sharpness": 1.0})})
     return StoredRun(
         config=config,
         names=tuple(file["particles/names"].asstr()[:]),
@@ -227,6 +231,13 @@ def _read(file: h5py.File, path: Path) -> StoredRun:
         iterations=iterations,
         state=_read_state(file, last, config.em.symmetry),
     )
+
+
+def _symmetry_seen(group: h5py.Group) -> tuple[SymmetrySeen, ...]:
+    if "symmetry_seen" not in group:
+        return ()
+    columns = [group[f"symmetry_seen/{field.name}"][()] for field in fields(SymmetrySeen)]
+    return tuple(SymmetrySeen(*map(float, row)) for row in zip(*columns, strict=True))
 
 
 def _group(iteration: int) -> str:
@@ -245,7 +256,9 @@ def _write_state(file: h5py.File, state: State) -> None:
     if state.fsc is not None:
         group["fsc"] = state.fsc
     if state.symmetry_seen:
-        group["symmetry_seen"] = np.array([astuple(seen) for seen in state.symmetry_seen])
+        for field in fields(SymmetrySeen):
+            values = [getattr(seen, field.name) for seen in state.symmetry_seen]
+            group[f"symmetry_seen/{field.name}"] = np.array(values)
     group["empty_classes"] = np.array(state.empty_classes, dtype=np.int64)
     for scalar in _SCALARS:
         group.attrs[scalar] = getattr(state, scalar)
@@ -322,7 +335,5 @@ def _read_state(file: h5py.File, iteration: int, symmetry: str) -> State:
         symmetry=str(group.attrs.get("symmetry", symmetry)),
         best_log_likelihood=float(group.attrs.get("best_log_likelihood", -np.inf)),
         stalled=int(group.attrs.get("stalled", 0)),
-        symmetry_seen=tuple(
-            SymmetrySeen(*values) for values in group.get("symmetry_seen", np.empty(0))[()].tolist()
-        ),
+        symmetry_seen=_symmetry_seen(group),
     )

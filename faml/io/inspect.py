@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from faml.config import RunConfig
+from faml.em.folds import folds_of
 from faml.io.dataset import Dataset, WeightSource, survey_particles
 from faml.io.wedge_files import estimate_tilt_range_deg, observed_fraction
 
@@ -168,6 +169,7 @@ def inspect_dataset(config: RunConfig) -> Inspection:
             classes=config.em.classes,
             threads=config.threads,
             count=len(particles),
+            groups=_groups(config, len(particles)),
         ),
         costs=tuple(_cost(config, data, shell) for shell in shells),
         warnings=tuple(warnings),
@@ -183,18 +185,30 @@ def estimate_seconds_per_iteration(
     return count * classes * particle * (candidates / REFERENCE_CANDIDATES) / speed_up
 
 
-def estimate_memory_bytes(*, box: int, classes: int, threads: int, count: int) -> int:
+def _groups(config: RunConfig, count: int) -> int:
+    """Folds in all halves."""
+    halves = 2 if config.em.half_sets else 1
+    return halves * folds_of(config.em.folds, count // halves)
+
+
+def estimate_memory_bytes(
+    *, box: int, classes: int, threads: int, count: int, groups: int = 1
+) -> int:
     """Resident memory of a run at full resolution, an upper estimate.
 
     In bytes per voxel: each worker holds a volume, its spectrum and a twofold padded spectrum (40),
     and up to three sums of turned-back y (32) and W (17) per class; the model holds average, padded
     spectrum and denominators (60), and totals (81) per class; the M-step works on a twofold padded
-    box (130); up to 16 weights are kept (18 each). 1 kB per particle for names, poses and
-    statistics.
+    box (130); up to 16 weights are kept (18 each). Groups of particles have a model and totals
+    each, and of several, as many are solved at once as there are threads, each from a sum of its
+    own. 1 kB per particle for names, poses and statistics.
     """
     voxels = box**3
     per_worker = voxels * (40 + 3 * 49 * classes)
-    shared = voxels * (141 * classes + 130 + 16 * 18)
+    solved = min(threads, groups)
+    shared = voxels * (
+        141 * classes * groups + (130 + 81 * classes * (groups > 1)) * solved + 16 * 18
+    )
     return BASE_BYTES + threads * per_worker + shared + 1024 * count
 
 

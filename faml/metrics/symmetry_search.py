@@ -77,6 +77,9 @@ class SymmetryFit:
         The smallest of them.
     resolution_angstrom : float
         To which the map and its turned copies agree (mean FSC 0.5).
+    coarsest_angstrom : float
+        The same for the copy that is least like the map. The right rotations of a group that is
+        too large for it do not hide the wrong ones here.
     rotation : (3, 3) float64
         Turns the group's standard axes (`faml.symmetry`) onto those of the map.
     centre : (3,) float64
@@ -88,6 +91,7 @@ class SymmetryFit:
     correlation: float
     weakest: float
     resolution_angstrom: float
+    coarsest_angstrom: float
     rotation: npt.NDArray[np.float64]
     centre: npt.NDArray[np.float64]
 
@@ -344,12 +348,16 @@ def _judged(
     chosen = rotations[np.unique(np.linspace(0, len(rotations) - 1, _JUDGED).round().astype(int))]
     copies = [_copy(resampler, turn, s, centre) for s in chosen]
     scores = [pearson(copy, volume) for copy in copies]
-    curve = np.mean([fourier_shell_correlation(copy, volume) for copy in copies], axis=0)
+    curves = [fourier_shell_correlation(copy, volume) for copy in copies]
+    resolutions = [
+        resolution_at(curve, _HALF, volume.shape[0], voxel_size_angstrom) for curve in curves
+    ]
     return SymmetryFit(
         group,
         float(np.mean(scores)),
         float(np.min(scores)),
-        resolution_at(curve, _HALF, volume.shape[0], voxel_size_angstrom),
+        resolution_at(np.mean(curves, axis=0), _HALF, volume.shape[0], voxel_size_angstrom),
+        max(resolutions),
         turn,
         centre,
     )
