@@ -163,6 +163,23 @@ def test_last_pass_stays_with_the_last_poses():
     assert np.median(moved) < 15
 
 
+def test_a_start_from_nothing_sums_no_further_than_the_first_iterations_look():
+    """And what lies beyond comes in as the resolution grows."""
+    particles, _ = simulated(n=24, count=6, noise=0.2, weight=wedge_weight(24, (-60, 60)), seed=9)
+    config = build_config(em={"iterations": 5, "seed": 1, "first_shell": 4}, search=QUICK)
+    run = EmRun(particles, config)
+    first, *_, last = run.states()
+    assert first.align_shell == 4
+    assert (first.model.noise_variance > 0).all()
+    assert first.ssnr[0, 5:8].any()
+    assert not first.ssnr[0, 8:].any()
+    assert last.align_shell > 4
+    full = build_config(em={"iterations": 0, "seed": 1, "first_shell": 4}, search=QUICK)
+    (only,) = EmRun(particles, full).states()
+    assert only.ssnr[0, 8:].any()  # it is all that will be made
+    np.testing.assert_allclose(first.model.noise_variance[:8], only.model.noise_variance[:8])
+
+
 def test_resolution_grows_only_with_measured_signal():
     config = EmConfig()
     ssnr = np.zeros((2, 12))

@@ -12,31 +12,28 @@ from faml.em.passes import chunks_of, in_order
 from faml.model import ZETA2_FLOOR, Model
 from faml.particles import ParticleSet
 from faml.particles.view import ParticleViews, Pose
-from faml.transforms.fourier import FourierGrid, full_resolution_shell
+from faml.transforms.fourier import fourier_grid, full_resolution_shell
 
 __all__ = ["blank_model"]
 
 _IDENTITY = Pose(0, np.eye(3), np.zeros(3))
 
 
-def blank_model(
-    particles: ParticleSet, config: RunConfig, grid: FourierGrid, max_shift_voxels: float
-) -> Model:
+def blank_model(particles: ParticleSet, config: RunConfig, max_shift_voxels: float) -> Model:
     """Averages of nothing: the data's own power is the noise.
 
     Parameters
     ----------
     particles : ParticleSet
     config : RunConfig
-    grid : FourierGrid
-        To full resolution.
     max_shift_voxels : float
         Its ball has the variance of the shift prior.
     """
     em, box = config.em, particles.box
-    shells = full_resolution_shell(box) + 1
+    full = full_resolution_shell(box)
+    shells = full + 1
     power, observed = np.zeros(shells), np.zeros(shells)
-    views = ParticleViews(particles, grid)
+    views = ParticleViews(particles, fourier_grid(box, full, full))
 
     def work(chunk: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         part, seen = np.zeros(shells), np.zeros(shells)

@@ -263,7 +263,7 @@ class EmRun:
         grid = fourier_grid(
             box, align_shell, full if known else min(align_shell + LOOK_AHEAD, full)
         )
-        model = blank_model(self.particles, self.config, grid, self.max_shift_voxels)
+        model = blank_model(self.particles, self.config, self.max_shift_voxels)
         if self._reference is not None:
             assignments = self._align_to_reference(self._reference, model, grid, assignments)
         done = self._pass((model,), grid, FixedPose(self._context), assignments, 0)
