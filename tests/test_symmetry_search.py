@@ -9,15 +9,18 @@ from phantoms import blobs
 from scipy.spatial.transform import Rotation
 
 from faml.cli.app import main
+from faml.conventions import rotation_angle_deg
 from faml.io.mrc import write_volume
 from faml.metrics.fsc import pearson
 from faml.metrics.helix import find_helix
 from faml.metrics.resample import crop_fourier, transform_volume
 from faml.metrics.symmetry_search import (
     _Proposals,
+    controls,
     find_symmetry,
     in_standard_frame,
     suggested,
+    symmetry_about,
 )
 from faml.symmetry import point_group
 
@@ -93,6 +96,28 @@ def test_standard_frame_is_that_of_the_run():
 def test_bad_maps(volume, message):
     with pytest.raises(ValueError, match=message):
         fits_of(volume, "C2")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("C2", ["C5", "C7"]), ("C5", ["C7", "C11"]), ("D7", ["C5", "C11"]), ("I", ["C7", "C11"])],
+)
+def test_controls_share_no_rotation_with_a_group(name, expected):
+    group = point_group(name)
+    assert [each.name for each in controls(group)] == expected
+    for other in controls(group):
+        for turn in other.rotations[1:]:
+            assert rotation_angle_deg(group.rotations, turn).min() > 1.0
+
+
+def test_the_least_alike_copy_tells_a_group_from_a_subgroup():
+    """Mean agreement with the copies of D3 is good where the map has C3."""
+    copies = point_group("C3").rotations
+    volume = sum(blobs(32, turn, seed=1, count=6, spread=0.2) for turn in copies)
+    right, wrong = symmetry_about(volume, [point_group("C3"), point_group("D3")], 1.0)
+    assert right.coarsest_angstrom < 3.0
+    assert wrong.coarsest_angstrom > 2.0 * right.coarsest_angstrom
+    assert right.resolution_angstrom <= right.coarsest_angstrom
 
 
 def test_c1_is_no_finding():

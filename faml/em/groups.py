@@ -81,6 +81,8 @@ class Groups:
             self._parts.append(range(len(members), len(members) + len(parts)))
             members += [half[part] for part in parts]
         self.members = tuple(members)
+        """Particles of each group."""
+        # Which half each group is part of, and which group each particle.
         self.half_of = tuple(half for half, parts in enumerate(self._parts) for _ in parts)
         self.group_of = np.empty(count, dtype=np.int64)
         for group, chosen in enumerate(self.members):
