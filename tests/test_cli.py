@@ -82,7 +82,9 @@ def test_help_tells_commands_and_exit_codes(cli):
         assert word in out
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "inspect", "demo", "strategies"])
+@pytest.mark.parametrize(
+    "command", ["run", "resume", "inspect", "symmetry", "simulate", "demo", "strategies"]
+)
 def test_help_of_commands(cli, command):
     code, out, err = cli(command, "--help")
     assert (code, err) == (0, "")

@@ -28,6 +28,7 @@ from faml.cli.options import (
     all_cores,
 )
 from faml.cli.run import resume, run
+from faml.cli.simulate import simulate
 from faml.cli.symmetry import symmetry
 from faml.errors import FamlError
 
@@ -91,6 +92,7 @@ def _root(
 app.command()(run)
 app.command()(resume)
 app.command()(symmetry)
+app.command()(simulate)
 
 
 @app.command()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.spatial.transform import Rotation
 
 from faml.conventions import matrices_to_relion_angles_deg, translations_to_relion_origins
 from faml.errors import ConfigurationError, InputDataError, OutputError
@@ -19,10 +17,25 @@ from faml.io.star import ANGLE_COLUMNS, ORIGIN_COLUMNS, write_star
 from faml.io.wedge_files import full_cube
 from faml.metrics.resample import Resampler
 from faml.particles import ParticlePoses, ParticleSet, wedge_weight
+from faml.simulate.specimen import (
+    ORIENTATIONS,
+    Neighbour,
+    draw_neighbours,
+    draw_rotation,
+    extent_voxels,
+)
+from faml.simulate.tilt_series import (
+    Imaging,
+    SliceSampler,
+    TiltGeometry,
+    TiltSeries,
+    tilt_angles_deg,
+)
 from faml.transforms.fourier import spectrum_of, volume_of
-from faml.transforms.rotations import random_rotations
 
-__all__ = ["SimulatedParticles", "simulate_particles", "write_particles"]
+__all__ = ["SimulatedParticles", "simulate_particles", "true_column", "write_particles"]
+
+_NEIGHBOUR_STREAM = 0x4E45  # tells the neighbours' random stream from the particle's
 
 
 @dataclass(frozen=True)
@@ -37,17 +50,21 @@ class SimulatedParticles:
         What `particles` reads; noise of variance one (before the wedge).
     labels : (N,) int64
         Which density each particle shows.
-    weight : (n, n, n // 2 + 1) float32
-        The wedge, the same for all.
+    weights : (T, n, n, n // 2 + 1) float32
+        Of each tomogram.
     snr : float
         As asked for; see `simulate_particles`.
+    imaging : Imaging or None
+        Of the first tomogram. The weights are sums of CTF^2 then, and the data are multiplied by
+        the CTF; None behind a plain wedge.
     """
 
     particles: ParticleSet
     volumes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
-    weight: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32]
     snr: float
+    imaging: Imaging | None = None
 
     @property
     def poses(self) -> ParticlePoses:
@@ -76,12 +93,18 @@ def simulate_particles(
     max_shift_voxels: float,
     seed: int,
     voxel_size_angstrom: float,
-    rotations: Literal["uniform", "about_y"] = "uniform",
+    rotations: str = "uniform",
+    cone_deg: float = 30.0,
+    neighbours: int = 0,
+    tilt_series: TiltSeries | None = None,
+    dark: bool = False,
 ) -> SimulatedParticles:
-    """White-noise particles of one or several densities.
+    """Particles of one or several densities, in white noise or through a tilt series.
 
-    The density is rotated and shifted by real-space splines (no code shared with the kernels),
-    white noise of variance one is added, and the wedge is applied to both: ``y = W X``.
+    In white noise the density is rotated and shifted by real-space splines (no code shared with the
+    kernels), white noise of variance one is added, and the wedge is applied to both: ``y = W X``.
+    Through a tilt series it is projected, imaged and put back (`simulate.tilt_series`; Zhao et al.
+    2018, section 3.1), which scatters the noise of each image.
 
     Parameters
     ----------
@@ -91,8 +114,9 @@ def simulate_particles(
         Particles per density.
     snr : float
         Variance of the density within the box over that of the noise, *before* the wedge, which
-        takes away more noise than signal. Infinity gives particles without noise, scaled to
-        variance one.
+        takes away more noise than signal; through a tilt series of the reconstructed subtomogram,
+        before it is multiplied by the CTF once more. Infinity gives particles without noise,
+        scaled to variance one.
     tilt_range_deg : (float, float)
     max_shift_voxels : float
         Shifts are uniform in the cube of half this edge around zero.
@@ -100,9 +124,17 @@ def simulate_particles(
         Particle i draws from ``SeedSequence([seed, i])``: its pose and noise depend on neither the
         number of particles nor the SNR.
     voxel_size_angstrom : float
-    rotations : {"uniform", "about_y"}
-        Uniform on SO(3), or uniform turns about Y, the tilt axis: then no direction of the
+    rotations : str
+        One of `specimen.ORIENTATIONS`. With turns about Y, the tilt axis, no direction of the
         structure along Y is ever seen from elsewhere.
+    cone_deg : float
+        Half-angle of the cone.
+    neighbours : int
+        So many other particles around each, none of which touch.
+    tilt_series : TiltSeries, optional
+        Particles are dealt out to its tomograms in turn.
+    dark : bool
+        Density is negative, as microscopes show it.
 
     Returns
     -------
@@ -116,34 +148,112 @@ def simulate_particles(
         If the densities differ in shape, are no cubes, hold NaN or Inf, or are constant.
     """
     _check_settings(snr, tilt_range_deg, max_shift_voxels, voxel_size_angstrom, rotations)
+    _check_specimen(cone_deg, neighbours)
     n = _check_densities(densities, counts)
-    weight = wedge_weight(n, tilt_range_deg)
+    standard = [np.asarray(d, dtype=np.float64) / np.std(d, dtype=np.float64) for d in densities]
+    route: _WhiteNoise | _Recorded
+    if tilt_series is None:
+        route = _WhiteNoise(standard, wedge_weight(n, tilt_range_deg), snr)
+    else:
+        angles = tilt_angles_deg(tilt_range_deg, tilt_series.step_deg)
+        geometries = [
+            TiltGeometry(n, voxel_size_angstrom, angles, imaging)
+            for imaging in tilt_series.imagings
+        ]
+        route = _Recorded(standard, geometries, snr)
+    radii = [extent_voxels(density) for density in standard]
     labels = np.repeat(np.arange(len(densities)), counts)
     count = len(labels)
+    tomograms = np.arange(count) % len(route.weights)
     turns, shifts = np.empty((count, 3, 3)), np.empty((count, 3))
     stack = np.empty((count, n, n, n), dtype=np.float32)
-    scale, noise = (1.0, 0.0) if np.isinf(snr) else (float(np.sqrt(snr)), 1.0)
-    resampler: Resampler | None = None
     for i, label in enumerate(labels):
-        if resampler is None or label != labels[i - 1]:
-            density = np.asarray(densities[int(label)], dtype=np.float64)
-            resampler = Resampler(density * (scale / density.std()))
         rng = np.random.default_rng(np.random.SeedSequence([seed, i]))
-        if rotations == "about_y":
-            turns[i] = Rotation.from_euler("Y", rng.uniform(0.0, 2.0 * np.pi)).as_matrix()
-        else:
-            turns[i] = random_rotations(1, rng).as_matrix()[0]
+        turns[i] = draw_rotation(rotations, rng, cone_deg)
         shifts[i] = rng.uniform(-max_shift_voxels, max_shift_voxels, 3)
-        noisy = resampler.place(turns[i], shifts[i])
-        noisy += noise * rng.normal(size=noisy.shape).astype(np.float32)
-        stack[i] = volume_of(spectrum_of(noisy) * weight, n)
-    particles = ParticleSet.from_arrays(
-        stack,
-        weight[None],
-        voxel_size_angstrom=voxel_size_angstrom,
-        poses=ParticlePoses(turns, shifts),
+        around = np.random.default_rng(np.random.SeedSequence([seed, i, _NEIGHBOUR_STREAM]))
+        others = draw_neighbours(neighbours, int(label), shifts[i], radii, n, around)
+        placed = [Neighbour(int(label), turns[i], shifts[i]), *others]
+        stack[i] = route.particle(placed, int(tomograms[i]), rng)
+    if dark:
+        stack *= -1.0
+    particles = replace(
+        ParticleSet.from_arrays(
+            stack,
+            route.weights,
+            weight_index=tomograms,
+            voxel_size_angstrom=voxel_size_angstrom,
+            poses=ParticlePoses(turns, shifts),
+        ),
+        tomograms=tomograms if len(route.weights) > 1 else None,
     )
-    return SimulatedParticles(particles, stack, labels, weight, snr)
+    imaging = None if tilt_series is None else tilt_series.imagings[0]
+    return SimulatedParticles(particles, stack, labels, route.weights, snr, imaging)
+
+
+class _WhiteNoise:
+    """Particles in white noise, behind a wedge."""
+
+    def __init__(
+        self,
+        densities: Sequence[npt.NDArray[np.float64]],
+        weight: npt.NDArray[np.float32],
+        snr: float,
+    ) -> None:
+        self.weights = weight[None]
+        scale, self._noise = (1.0, 0.0) if np.isinf(snr) else (float(np.sqrt(snr)), 1.0)
+        self._resamplers = [Resampler(density * scale) for density in densities]
+
+    def particle(
+        self, placed: Sequence[Neighbour], tomogram: int, rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        own, *others = placed
+        noisy = self._resamplers[own.density].place(own.rotation, own.translation)
+        for other in others:
+            noisy += self._resamplers[other.density].place(other.rotation, other.translation)
+        noisy += self._noise * rng.normal(size=noisy.shape).astype(np.float32)
+        return volume_of(spectrum_of(noisy) * self.weights[tomogram], noisy.shape[0])
+
+
+class _Recorded:
+    """Particles through tilt series, one of each tomogram."""
+
+    def __init__(
+        self,
+        densities: Sequence[npt.NDArray[np.float64]],
+        geometries: Sequence[TiltGeometry],
+        snr: float,
+    ) -> None:
+        self._geometries = geometries
+        self._samplers = [SliceSampler(density) for density in densities]
+        self._noisy = not np.isinf(snr)
+        # Noise has variance one, as without tilt series.
+        self._scales = [
+            1.0 / each.noise_level(snr, self._samplers) if self._noisy else 1.0
+            for each in geometries
+        ]
+        self.weights = np.stack([each.weight for each in geometries])
+
+    def particle(
+        self, placed: Sequence[Neighbour], tomogram: int, rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        geometry = self._geometries[tomogram]
+        slices = [
+            geometry.slices(self._samplers[p.density], p.rotation, p.translation) for p in placed
+        ]
+        images = self._scales[tomogram] * geometry.transfers * np.sum(slices, axis=0)
+        if self._noisy:
+            images = images + geometry.noise(rng)
+        return geometry.reconstruct(images)
+
+
+def _check_specimen(cone_deg: float, neighbours: int) -> None:
+    if not 0.0 < cone_deg <= 180.0:
+        raise ConfigurationError(
+            f"expected a cone of more than 0 and at most 180 degrees, found {cone_deg:g}"
+        )
+    if neighbours < 0:
+        raise ConfigurationError(f"expected 0 neighbours or more, found {neighbours}")
 
 
 def _check_settings(
@@ -168,9 +278,9 @@ def _check_settings(
         raise ConfigurationError(
             f"expected a voxel size above 0 Angstrom, found {voxel_size_angstrom:g}"
         )
-    if rotations not in {"uniform", "about_y"}:
+    if rotations not in ORIENTATIONS:
         raise ConfigurationError(
-            f"expected rotations to be 'uniform' or 'about_y', found {rotations!r}"
+            f"expected orientations {', '.join(ORIENTATIONS)}, found {rotations!r}"
         )
 
 
@@ -193,14 +303,18 @@ def _check_densities(densities: Sequence[npt.NDArray[np.float32]], counts: Seque
     return int(shapes[0][0])
 
 
-def write_particles(simulated: SimulatedParticles, directory: str | Path) -> Path:
-    """Write MRC files, ``wedge.mrc`` and a RELION 3.1 ``particles.star`` with the true poses.
+def write_particles(
+    simulated: SimulatedParticles, directory: str | Path, *, secret: bool = False
+) -> Path:
+    """Write MRC files, weight volumes and a RELION 3.1 ``particles.star`` with the true poses.
 
     Parameters
     ----------
     simulated : SimulatedParticles
     directory : path
         Created if need be. Names in the STAR file are relative to it.
+    secret : bool
+        The truth is in columns of its own (famlTrue...), so that no program begins from it.
 
     Returns
     -------
@@ -223,14 +337,16 @@ def write_particles(simulated: SimulatedParticles, directory: str | Path) -> Pat
     images = [f"subtomograms/{name}.mrc" for name in simulated.particles.names]
     for image, volume in zip(images, simulated.volumes, strict=True):
         write_volume(folder / image, volume, size)
-    write_volume(folder / "wedge.mrc", full_cube(simulated.weight), size)
+    for name, weight in zip(_weight_names(simulated), simulated.weights, strict=True):
+        write_volume(folder / name, full_cube(weight), size)
     path = folder / "particles.star"
-    blocks = {"optics": _optics(simulated), "particles": _table(simulated, images)}
+    blocks = {"optics": _optics(simulated), "particles": _table(simulated, images, secret=secret)}
     write_star(path, blocks, 30001)
     return path
 
 
 def _optics(simulated: SimulatedParticles) -> pd.DataFrame:
+    imaging = simulated.imaging or Imaging()
     return pd.DataFrame(
         {
             "rlnOpticsGroup": ["1"],
@@ -238,26 +354,42 @@ def _optics(simulated: SimulatedParticles) -> pd.DataFrame:
             "rlnImagePixelSize": [f"{simulated.particles.voxel_size_angstrom:.6f}"],
             "rlnImageSize": [str(simulated.particles.box)],
             "rlnImageDimensionality": ["3"],
-            # RELION asks for these; nothing here depends on them.
-            "rlnVoltage": ["300"],
-            "rlnSphericalAberration": ["2.7"],
-            "rlnAmplitudeContrast": ["0.1"],
+            # RELION asks for these; the CTF is in the weights.
+            "rlnVoltage": [f"{imaging.voltage_kv:g}"],
+            "rlnSphericalAberration": [f"{imaging.spherical_aberration_mm:g}"],
+            "rlnAmplitudeContrast": [f"{imaging.amplitude_contrast:g}"],
+            "rlnCtfDataAreCtfPremultiplied": [str(int(simulated.imaging is not None))],
         }
     )
 
 
-def _table(simulated: SimulatedParticles, images: list[str]) -> pd.DataFrame:
+def _weight_names(simulated: SimulatedParticles) -> list[str]:
+    if len(simulated.weights) == 1:
+        return ["wedge.mrc"]
+    return [f"weight_{i + 1:03d}.mrc" for i in range(len(simulated.weights))]
+
+
+def _table(simulated: SimulatedParticles, images: list[str], *, secret: bool) -> pd.DataFrame:
     """The particles table with the true poses."""
     size = simulated.particles.voxel_size_angstrom
     angles = matrices_to_relion_angles_deg(simulated.rotations)
     origins = translations_to_relion_origins(simulated.translations, size)
     table = pd.DataFrame({"rlnImageName": images})
-    table["rlnCtfImage"] = "wedge.mrc"
-    table["rlnMicrographName"] = "simulated"
+    weights, tomograms = _weight_names(simulated), simulated.particles.weight_index
+    table["rlnCtfImage"] = [weights[i] for i in tomograms]
+    table["rlnMicrographName"] = [
+        "simulated" if len(weights) == 1 else f"tomogram_{i + 1:03d}" for i in tomograms
+    ]
     table["rlnOpticsGroup"] = "1"
-    for column, values in zip(ANGLE_COLUMNS, angles.T, strict=True):
-        table[column] = [f"{v:.6f}" for v in values]
-    for column, values in zip(ORIGIN_COLUMNS, origins.T, strict=True):
-        table[column] = [f"{v:.6f}" for v in values]
-    table["rlnClassNumber"] = [str(label + 1) for label in simulated.labels]
+    for columns, values in ((ANGLE_COLUMNS, angles), (ORIGIN_COLUMNS, origins)):
+        for column, each in zip(columns, values.T, strict=True):
+            name = true_column(column) if secret else column
+            table[name] = [f"{v:.6f}" for v in each]
+    name = true_column("rlnClassNumber") if secret else "rlnClassNumber"
+    table[name] = [str(label + 1) for label in simulated.labels]
     return table
+
+
+def true_column(column: str) -> str:
+    """Where the truth is kept that a RELION column would give away: famlTrueAngleRot, ..."""
+    return "famlTrue" + column.removeprefix("rln")
