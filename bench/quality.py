@@ -24,7 +24,6 @@ import numpy as np
 import record
 from rich.console import Console
 from rich.table import Table
-from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
 from faml.config import build_config
@@ -34,7 +33,7 @@ from faml.em.state import State
 from faml.em.trials import Trials
 from faml.metrics.align import align_volume
 from faml.metrics.fsc import pearson
-from faml.metrics.labels import confusion, misclassified, pose_errors_deg
+from faml.metrics.labels import f1_scores, misclassified, pose_errors_deg
 from faml.particles.view import ParticleViews, Pose
 from faml.references import References
 from faml.simulate.density import density_from_model
@@ -190,7 +189,9 @@ def run_case(
         "misclassified": (
             misclassified(simulated.labels, assigned.classes) if len(densities) > 1 else None
         ),
-        "f1": f1_scores(simulated.labels, assigned.classes) if len(densities) > 1 else None,
+        "f1": [round(v, 3) for v in f1_scores(simulated.labels, assigned.classes)]
+        if len(densities) > 1
+        else None,
         # GroEL's poses are defined up to its symmetry only.
         "within_20_deg": round(float((errors < 20).mean()), 2) if case.models == ("70s",) else None,
         "iterations": state.iteration,
@@ -224,17 +225,6 @@ def gain_over_noise(run: EmRun, state: State, shell: int) -> float:
     noise_alone -= 0.5 * observed[1:].sum()
     found = run.held_out_log_likelihood(state, shell)
     return round(float(found - noise_alone) / len(particles), 3)
-
-
-def f1_scores(labels: np.ndarray, assigned: np.ndarray) -> list[float]:
-    """F1 of each true class and the class that stands for it (best matching)."""
-    table = confusion(labels, assigned)
-    size = max(table.shape)
-    table = np.pad(table, [(0, size - k) for k in table.shape])
-    _, columns = linear_sum_assignment(-table)
-    hits = table[np.arange(size), columns]
-    both = table.sum(axis=1) + table.sum(axis=0)[columns]
-    return [round(float(v), 3) for v in 2.0 * hits / np.maximum(both, 1)][: labels.max() + 1]
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -83,7 +83,8 @@ def test_help_tells_commands_and_exit_codes(cli):
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "resume", "inspect", "symmetry", "simulate", "demo", "strategies"]
+    "command",
+    ["run", "resume", "inspect", "symmetry", "simulate", "evaluate", "demo", "strategies"],
 )
 def test_help_of_commands(cli, command):
     code, out, err = cli(command, "--help")

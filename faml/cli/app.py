@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from faml.cli.evaluate import evaluate
 from faml.cli.options import (
     Diameter,
     Inputs,
@@ -93,6 +94,7 @@ app.command()(run)
 app.command()(resume)
 app.command()(symmetry)
 app.command()(simulate)
+app.command()(evaluate)
 
 
 @app.command()

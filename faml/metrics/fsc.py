@@ -14,6 +14,7 @@ __all__ = [
     "FSC_THRESHOLD",
     "CorrectedFsc",
     "corrected_fsc",
+    "correlation_about_zero",
     "fourier_shell_correlation",
     "pearson",
     "resolution_at",
@@ -193,6 +194,25 @@ def resolution_at(
         return float("inf")
     high, low = float(fsc[first - 1]), float(fsc[first])
     return float(extent / (first - 1 + (high - threshold) / (high - low)))
+
+
+def correlation_about_zero(
+    a: npt.NDArray[np.floating],
+    b: npt.NDArray[np.floating],
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> float:
+    """Overlap over the root of both powers: a correlation coefficient whose means are zero.
+
+    Parameters and errors as `pearson`.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"expected arrays of one shape, found {a.shape} and {b.shape}")
+    x = (a.ravel() if mask is None else a[mask]).astype(np.float64)
+    y = (b.ravel() if mask is None else b[mask]).astype(np.float64)
+    if x.size == 0:
+        raise ValueError("expected at least one voxel to correlate, found an empty mask")
+    norm = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / norm if norm > 0 else 0.0
 
 
 def pearson(

@@ -16,6 +16,8 @@ __all__ = [
     "PoseErrors",
     "adjusted_rand_index",
     "confusion",
+    "f1_scores",
+    "matched_classes",
     "misclassified",
     "pose_errors",
     "pose_errors_deg",
@@ -87,6 +89,42 @@ def misclassified(labels: npt.NDArray[np.integer], assigned: npt.NDArray[np.inte
     table = confusion(labels, assigned)
     rows, columns = linear_sum_assignment(-table)
     return int(len(labels) - table[rows, columns].sum())
+
+
+def matched_classes(
+    labels: npt.NDArray[np.integer],
+    assigned: npt.NDArray[np.integer],
+    label_count: int,
+    class_count: int,
+) -> npt.NDArray[np.int64]:
+    """The class that stands for each label under the best matching (Hungarian), (labels,) int64.
+
+    -1 where there are more labels than classes. Parameters and errors as `confusion`.
+    """
+    small = confusion(labels, assigned)
+    table = np.zeros(
+        (max(label_count, small.shape[0]), max(class_count, small.shape[1])), dtype=np.int64
+    )
+    table[: small.shape[0], : small.shape[1]] = small
+    rows, columns = linear_sum_assignment(-table)
+    matched = np.full(table.shape[0], -1, dtype=np.int64)
+    matched[rows] = columns
+    return matched
+
+
+def f1_scores(labels: npt.NDArray[np.integer], assigned: npt.NDArray[np.integer]) -> list[float]:
+    """F1 of each label and the class that stands for it (`matched_classes`).
+
+    Twice what they share over what they have together; 0 for a label without a class. Parameters
+    and errors as `confusion`.
+    """
+    table = confusion(labels, assigned)
+    scores = []
+    for label, k in enumerate(matched_classes(labels, assigned, *table.shape)):
+        shared = float(table[label, k]) if k >= 0 else 0.0
+        both = float(table[label].sum() + (table[:, k].sum() if k >= 0 else 0))
+        scores.append(2.0 * shared / max(both, 1.0))
+    return scores
 
 
 def adjusted_rand_index(first: npt.NDArray[np.integer], second: npt.NDArray[np.integer]) -> float:

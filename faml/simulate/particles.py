@@ -14,6 +14,7 @@ from faml.conventions import matrices_to_relion_angles_deg, translations_to_reli
 from faml.errors import ConfigurationError, InputDataError, OutputError
 from faml.io.mrc import write_volume
 from faml.io.star import ANGLE_COLUMNS, ORIGIN_COLUMNS, write_star
+from faml.io.truth import true_column
 from faml.io.wedge_files import full_cube
 from faml.metrics.resample import Resampler
 from faml.particles import ParticlePoses, ParticleSet, wedge_weight
@@ -33,7 +34,7 @@ from faml.simulate.tilt_series import (
 )
 from faml.transforms.fourier import spectrum_of, volume_of
 
-__all__ = ["SimulatedParticles", "simulate_particles", "true_column", "write_particles"]
+__all__ = ["SimulatedParticles", "simulate_particles", "write_particles"]
 
 _NEIGHBOUR_STREAM = 0x4E45  # tells the neighbours' random stream from the particle's
 
@@ -388,8 +389,3 @@ def _table(simulated: SimulatedParticles, images: list[str], *, secret: bool) ->
     name = true_column("rlnClassNumber") if secret else "rlnClassNumber"
     table[name] = [str(label + 1) for label in simulated.labels]
     return table
-
-
-def true_column(column: str) -> str:
-    """Where the truth is kept that a RELION column would give away: famlTrueAngleRot, ..."""
-    return "famlTrue" + column.removeprefix("rln")
