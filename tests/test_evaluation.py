@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from faml.cli.app import main
 from faml.conventions import rotation_angle_deg
+from faml.errors import InputDataError
 from faml.io.mrc import write_volume
 from faml.io.star import read_star, write_star
 from faml.metrics.evaluation import evaluate
@@ -19,6 +20,7 @@ from faml.metrics.labels import f1_scores, matched_classes
 from faml.metrics.resample import transform_volume
 from faml.particles import ParticlePoses
 from faml.symmetry import point_group
+from faml.transforms.masks import automatic_mask
 
 N = 24
 MOTION = Rotation.from_rotvec([0.5, 1.0, -0.4]).as_matrix(), np.array([1.0, -0.5, 1.5])
@@ -45,7 +47,8 @@ def seen_from(truth, motion=MOTION):
 def compared(averages, truths, truth, assigned, labels, found=None, symmetry="C1"):
     return evaluate(
         averages, truths, found or seen_from(truth), truth, np.asarray(assigned),
-        np.asarray(labels), symmetry=point_group(symmetry), voxel_size_angstrom=5.0,
+        np.asarray(labels), symmetries=[point_group(symmetry)] * len(truths),
+        voxel_size_angstrom=5.0,
     )  # fmt: skip
 
 
@@ -84,16 +87,48 @@ def test_errors_are_found_as_large_as_they_are():
 
 def test_poses_are_compared_up_to_symmetry_wherever_its_axes_lie():
     turn = Rotation.from_rotvec([0.3, -0.6, 0.2]).as_matrix()
+    centre = np.array([1.0, -0.5, 0.7])
     group = turn @ point_group("C3").rotations @ turn.T
-    truths = [transform_volume(structure(3, "C3"), turn, np.zeros(3))]
+    truths = [transform_volume(structure(3, "C3"), turn, centre)]
     truth = poses_of(12)
     chosen = np.random.default_rng(1).integers(3, size=12)
-    equivalent = ParticlePoses(truth.rotations @ group[chosen], truth.translations)
+    turns = truth.rotations @ group[chosen]
+    # R c + t is where the axes are seen, and stays.
+    moved = truth.translations + truth.rotations @ centre - turns @ centre
+    equivalent = ParticlePoses(turns, moved)
     zeros = np.zeros(12, dtype=int)
     (each,) = compared(truths, truths, truth, zeros, zeros, equivalent, "C3").classes
     assert each.rotation_deg.max() < 3.0
+    assert each.translation_voxels.max() < 0.5
     (blind,) = compared(truths, truths, truth, zeros, zeros, equivalent).classes
     assert np.median(blind.rotation_deg) > 30.0 or (blind.rotation_deg > 60).mean() > 0.3
+
+
+def test_a_symmetry_that_structures_have_not_is_refused():
+    """Poses compared up to it would look better than they are."""
+    zeros = np.zeros(4, dtype=int)
+    with pytest.raises(InputDataError, match="structure 1 has no symmetry D7"):
+        compared([structure(1)], [structure(1)], poses_of(4), zeros, zeros, symmetry="D7")
+
+
+def test_noise_of_an_average_is_not_interpolated_away():
+    truth = structure(1)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(scale=truth.std(), size=truth.shape)
+    average = transform_volume(truth, *MOTION) + noise
+    zeros = np.zeros(4, dtype=int)
+    (each,) = compared([average], [truth], poses_of(4), zeros, zeros).classes
+    inside = automatic_mask(truth) > 0.5
+    expected = pearson(truth + noise, truth, inside)
+    assert each.correlation == pytest.approx(expected, abs=0.012)
+
+
+def test_an_empty_class_scores_nothing_and_spoils_nothing():
+    truths = [structure(1), structure(2)]
+    labels = np.array([0, 0, 1, 1])
+    result = compared([truths[0], np.zeros((N,) * 3)], truths, poses_of(4), labels, labels)
+    assert result.classes[0].correlation > 0.99
+    assert result.classes[1].correlation == 0.0
 
 
 def test_the_wrong_hand_is_reported():
@@ -208,6 +243,9 @@ def test_wrong_directories(directories, tmp_path, capsys):
         ((run, "--truth", run), 3, "expected maps class_001.mrc"),
         ((run, "--truth", data, "--symmetry", "X9"), 2, "X9"),
         ((run, "--truth", data, "--max-shift", "-1"), 2, "0 voxels or more"),
+        ((run, "--truth", data, "--max-shift", "inf"), 2, "0 voxels or more"),
+        ((run, "--truth", data, *["--symmetry", "C1"] * 3), 2, "once or 2 times"),
+        ((run, "--truth", data, "--symmetry", "C7"), 3, "has no symmetry C7"),
     ):
         told = call(capsys, "evaluate", *arguments)
         assert told[0] == code, told
@@ -225,6 +263,18 @@ def test_a_run_on_other_particles_is_refused(directories, tmp_path, capsys):
     code, _, err = call(capsys, "evaluate", run, "--truth", directories / "data")
     assert code == 3
     assert "found other.mrc" in err
+    # Another simulation of the same models calls its particles alike.
+    for seed in ("0", "5"):
+        call(
+            capsys, "simulate", directories / "model1.mrc", directories / "model2.mrc", "-o",
+            tmp_path / seed, "--box", N, "--voxel-size", 5, "--count", 9, "--seed", seed,
+        )  # fmt: skip
+    code, _, err = call(
+        capsys, "evaluate", directories / "run", "--truth", tmp_path / "5", "--symmetry", "C1"
+    )
+    assert code == 3
+    assert "another truth" in err
+    assert call(capsys, "evaluate", directories / "run", "--truth", tmp_path / "0")[0] == 0
 
 
 def test_motion_of_the_helpers_is_the_one_of_the_package():

@@ -24,8 +24,11 @@ def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="Output directory of a run.")],
     truth: Annotated[Path, typer.Option(help="Directory that faml simulate has written.")],
     symmetry: Annotated[
-        str, typer.Option(help="Of the true structures; poses are compared up to it.")
-    ] = "C1",
+        list[str] | None,
+        typer.Option(
+            help="Of the true structures, once or once each; poses are compared up to it."
+        ),
+    ] = None,
     max_shift: Annotated[
         float, typer.Option("--max-shift", help="Largest displacement of an average, in voxels.")
     ] = 4.0,
@@ -39,9 +42,9 @@ def evaluate(
     from faml.metrics.evaluation import evaluate as compare
     from faml.symmetry import point_group
 
-    if not max_shift >= 0:
+    if not 0 <= max_shift < np.inf:
         raise ConfigurationError(f"expected --max-shift of 0 voxels or more, found {max_shift:g}")
-    group = point_group(symmetry)
+    groups = [point_group(name) for name in symmetry or ["C1"]]
     averages, size = read_maps(sorted(directory.glob("class_[0-9][0-9][0-9].mrc")), directory)
     references, known_size = read_maps(sorted((truth / "truth").glob("class_*.mrc")), truth)
     if averages[0].shape != references[0].shape or abs(size / known_size - 1.0) > 1e-3:
@@ -51,6 +54,21 @@ def evaluate(
         )
     known = read_truth(read_star(truth / "particles.star"), size)
     found = read_results(read_star(directory / "particles.star"), size, known)
+    for what, numbers, maps, where in (
+        ("classes", found.classes, averages, directory),
+        ("structures", found.labels, references, truth),
+    ):
+        if numbers.min() < 0 or numbers.max() >= len(maps):
+            raise InputDataError(
+                f"{where}: expected {what} from 1 to {len(maps)}, one for each map, found "
+                f"{numbers.min() + 1} to {numbers.max() + 1}"
+            )
+    if len(groups) == 1:
+        groups *= len(references)
+    if len(groups) != len(references):
+        raise ConfigurationError(
+            f"expected --symmetry once or {len(references)} times, found it {len(groups)} times"
+        )
     result = compare(
         averages,
         references,
@@ -58,7 +76,7 @@ def evaluate(
         found.true_poses,
         found.classes,
         found.labels,
-        symmetry=group,
+        symmetries=groups,
         voxel_size_angstrom=size,
         max_shift_voxels=max_shift,
     )
@@ -82,6 +100,7 @@ def _report(result: Evaluation, box: int, size: float) -> dict[str, Any]:
         {
             "structure": each.label + 1,
             "class": each.class_index + 1 if each.class_index >= 0 else None,
+            "particles": len(each.rotation_deg),
             "r": round(each.correlation, 4),
             "r_about_zero": round(each.correlation_about_zero, 4),
             "mirrored": each.mirrored,

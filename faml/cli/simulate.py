@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from faml.errors import ConfigurationError
 __all__ = ["simulate"]
 
 _ROUTES = ("white", "tilt-series")
+_CONE_DEG = 30.0
 
 
 def simulate(
@@ -86,7 +88,12 @@ def simulate(
     """Make subtomograms of known structures, with the truth in columns of its own."""
     from rich.console import Console
 
-    from faml.simulate.dataset import empty_directory, model_density, write_dataset
+    from faml.simulate.dataset import (
+        checksums,
+        model_density,
+        new_directory,
+        write_dataset,
+    )
     from faml.simulate.particles import simulate_particles
     from faml.simulate.tilt_series import Imaging, TiltSeries
 
@@ -103,6 +110,15 @@ def simulate(
         "detector": detector or None,
     }
     optics: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    said = {
+        name
+        for name, value in (
+            ("--voltage", voltage if not dose else None),
+            ("--cs", spherical_aberration),
+            ("--amplitude-contrast", amplitude_contrast),
+        )
+        if value is not None
+    }
     series = None
     if noise == "white":
         if optics or defocus or tilt_step is not None:
@@ -111,9 +127,17 @@ def simulate(
                 "give that or leave them out"
             )
     else:
+        unused = [
+            n for n in ("--voltage", "--cs", "--amplitude-contrast") if not defocus and n in said
+        ]
+        if unused:
+            raise ConfigurationError(
+                f"{', '.join(unused)} belong to a CTF; give --defocus as well or leave them out"
+            )
         defoci: list[float | None] = [*defocus] if defocus else [None]
         imagings = [Imaging(defocus_um=each, **optics) for each in defoci]
         series = TiltSeries(3.0 if tilt_step is None else tilt_step, tuple(imagings))
+    cone = _CONE_DEG if cone_angle is None else cone_angle
     numbers = counts or [100]
     if len(numbers) == 1:
         numbers = numbers * len(models)
@@ -122,22 +146,6 @@ def simulate(
             f"expected --count once, or once per model ({len(models)}), found it {len(numbers)} "
             "times"
         )
-    empty_directory(output)
-    densities = [model_density(path, box, voxel_size, resolution) for path in models]
-    simulated = simulate_particles(
-        densities,
-        numbers,
-        snr=snr,
-        tilt_range_deg=tilt_range,
-        max_shift_voxels=max_shift,
-        seed=seed,
-        voxel_size_angstrom=voxel_size,
-        rotations=kind,
-        cone_deg=30.0 if cone_angle is None else cone_angle,
-        neighbours=neighbours,
-        tilt_series=series,
-        dark=dark,
-    )
     settings = {
         "box": box,
         "voxel_size_angstrom": voxel_size,
@@ -147,16 +155,38 @@ def simulate(
         "tilt_range_deg": list(tilt_range),
         "tilt_step_deg": series.step_deg if series else None,
         "defocus_um": defocus or None,
-        **optics,
+        **(
+            {k: v for k, v in asdict(series.imagings[0]).items() if k != "defocus_um"}
+            if series
+            else {}
+        ),
         "resolution_angstrom": resolution,
         "max_shift_voxels": max_shift,
         "orientations": orientations,
-        "cone_angle_deg": cone_angle,
+        "cone_angle_deg": cone if kind == "cone" else None,
         "neighbours": neighbours,
         "dark": dark,
         "seed": seed,
     }
-    star = write_dataset(simulated, densities, models, output, settings)
+    with new_directory(output) as folder:
+        sources = checksums(models)
+        densities = [model_density(path, box, voxel_size, resolution) for path in models]
+        simulated = simulate_particles(
+            densities,
+            numbers,
+            snr=snr,
+            tilt_range_deg=tilt_range,
+            max_shift_voxels=max_shift,
+            seed=seed,
+            voxel_size_angstrom=voxel_size,
+            rotations=kind,
+            cone_deg=cone,
+            neighbours=neighbours,
+            tilt_series=series,
+            dark=dark,
+        )
+        write_dataset(simulated, densities, sources, folder, settings)
+    star = output / "particles.star"
     if not quiet:
         Console(highlight=False).print(
             f"{len(simulated.labels)} particles: {star}\nnext: faml run {star} -o run"

@@ -9,13 +9,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from faml.conventions import relion_angles_deg_to_matrices, relion_origins_to_translations
+from faml.conventions import (
+    relion_angles_deg_to_matrices,
+    relion_origins_to_translations,
+    rotation_angle_deg,
+)
 from faml.errors import InputDataError
 from faml.io.mrc import read_volume
 from faml.io.star import ANGLE_COLUMNS, ORIGIN_COLUMNS, RelionStar, numbers, star_poses
 from faml.particles import ParticlePoses
 
 __all__ = ["Found", "Truth", "read_maps", "read_results", "read_truth", "true_column"]
+
+
+_SAME_DEG = 0.01
 
 
 def true_column(column: str) -> str:
@@ -99,6 +106,8 @@ def read_truth(star: RelionStar, voxel_size_angstrom: float) -> Truth:
         relion_origins_to_translations(values[:, 3:6], voxel_size_angstrom),
     )
     names = [Path(str(name)).name for name in star.particles["rlnImageName"]]
+    if len(set(names)) < len(names):
+        raise InputDataError(f"{star.path}: expected a name of its own for each particle's file")
     return Truth(
         {name: i for i, name in enumerate(names)}, poses, values[:, 6].astype(np.int64) - 1
     )
@@ -122,7 +131,25 @@ def read_results(star: RelionStar, voxel_size_angstrom: float, truth: Truth) -> 
             f"{star.path}: expected particles of the simulation, found {unknown[0]} and "
             f"{len(unknown) - 1} others that are not; give the directory they were simulated in"
         )
+    if len(set(names)) < len(names):
+        raise InputDataError(
+            f"{star.path}: expected a name of its own for each particle's file, found some twice; "
+            "evaluate runs on one simulation"
+        )
     rows = np.array([truth.index[name] for name in names])
+    column = true_column(ANGLE_COLUMNS[0])
+    if column in star.particles:
+        # Every simulation calls its particles alike; what the run was given tells them apart.
+        said = relion_angles_deg_to_matrices(
+            np.stack(
+                [numbers(star, star.particles, true_column(name)) for name in ANGLE_COLUMNS], axis=1
+            )
+        )
+        if rotation_angle_deg(said, truth.poses.rotations[rows]).max() > _SAME_DEG:
+            raise InputDataError(
+                f"{star.path}: the particles have another truth than those of the simulation; give "
+                "the directory they were simulated in"
+            )
     return Found(
         poses=poses,
         true_poses=ParticlePoses(truth.poses.rotations[rows], truth.poses.translations[rows]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from faml.errors import InputDataError
 from faml.metrics.align import align_volume
 from faml.metrics.fsc import correlation_about_zero, fourier_shell_correlation, pearson
 from faml.metrics.labels import (
@@ -18,6 +19,7 @@ from faml.metrics.labels import (
     misclassified,
     pose_errors,
 )
+from faml.metrics.resample import transform_volume
 from faml.metrics.symmetry_search import find_symmetry
 from faml.particles import ParticlePoses
 from faml.symmetry import PointGroup
@@ -26,6 +28,8 @@ from faml.transforms.masks import automatic_mask
 __all__ = ["ClassEvaluation", "Evaluation", "evaluate"]
 
 _INSIDE = 0.5
+_SYMMETRIC = 0.8
+"""Correlation of a structure with its least alike copy, from which it has a symmetry."""
 _MIRRORED = 0.02
 """By which a mirror image must correlate better to be called so."""
 
@@ -95,7 +99,7 @@ def evaluate(
     assigned: npt.NDArray[np.integer],
     labels: npt.NDArray[np.integer],
     *,
-    symmetry: PointGroup,
+    symmetries: Sequence[PointGroup],
     voxel_size_angstrom: float,
     max_shift_voxels: float = 4.0,
 ) -> Evaluation:
@@ -109,52 +113,59 @@ def evaluate(
         Of N particles.
     assigned, labels : (N,) int
         Class found and true structure, zero-based.
-    symmetry : PointGroup
-        Of the true structures, wherever their axes lie; poses are compared up to it.
+    symmetries : sequence of PointGroup
+        Of each true structure, wherever its axes lie; poses are compared up to it.
     voxel_size_angstrom : float
     max_shift_voxels : float
         Largest displacement of an average per axis that is searched.
 
     Raises
     ------
+    InputDataError
+        A structure has not the symmetry it is said to have.
     ValueError
-        Shapes or numbers do not fit, or a map is constant.
+        Shapes or numbers do not fit, or a true map is constant.
     """
     matched = matched_classes(labels, assigned, len(truths), len(averages))
     results = []
-    for label, reference in enumerate(truths):
+    for label, (reference, group) in enumerate(zip(truths, symmetries, strict=True)):
         k = int(matched[label])
-        if k < 0:
-            none = np.zeros(0)
-            flat = np.zeros(reference.shape[0] // 2)
-            results.append(ClassEvaluation(label, -1, 0.0, 0.0, 0.0, False, flat, none, none))
+        if not 0 <= k < len(averages) or not np.ptp(averages[k]) > 0:
+            results.append(_nothing(label, k if k < len(averages) else -1, reference.shape[0]))
             continue
-        aligned = align_volume(averages[k], reference, max_shift_voxels=max_shift_voxels)
-        mirror = align_volume(
-            np.ascontiguousarray(averages[k][::-1]), reference, max_shift_voxels=max_shift_voxels
+        average = averages[k]
+        aligned = align_volume(average, reference, max_shift_voxels=max_shift_voxels)
+        # About voxel n // 2, so that the mirror image is no further away.
+        mirror = average[::-1]
+        if len(average) % 2 == 0:
+            mirror = np.roll(mirror, 1, axis=0)
+        other = align_volume(
+            np.ascontiguousarray(mirror), reference, max_shift_voxels=max_shift_voxels
         )
-        inside = automatic_mask(reference) > _INSIDE
+        # The truth is brought onto the average: interpolation would take noise from the latter.
+        back = aligned.rotation.T
+        placed = transform_volume(reference, back, -back @ aligned.translation)
+        inside = automatic_mask(placed) > _INSIDE
         chosen = (labels == label) & (assigned == k)
+        rotations, centre = _equivalents(reference, group, label, voxel_size_angstrom)
         errors = None
         if chosen.any():
-            group = symmetry.rotations
-            if symmetry.order > 1:
-                (fit,) = find_symmetry(reference, [symmetry], voxel_size_angstrom)
-                group = fit.rotation @ group @ fit.rotation.T
+            turns, moves = truth.rotations[chosen], truth.translations[chosen]
             errors = pose_errors(
                 ParticlePoses(found.rotations[chosen], found.translations[chosen]),
-                ParticlePoses(truth.rotations[chosen], truth.translations[chosen]),
-                symmetry=group,
+                # Axes pass through the centre that poses are compared about.
+                ParticlePoses(turns, moves + turns @ centre),
+                symmetry=rotations,
             )
         results.append(
             ClassEvaluation(
                 label=label,
                 class_index=k,
-                correlation=pearson(aligned.volume, reference, inside),
-                correlation_about_zero=correlation_about_zero(aligned.volume, reference, inside),
-                mirror_correlation=mirror.correlation,
-                mirrored=mirror.correlation > aligned.correlation + _MIRRORED,
-                fsc=fourier_shell_correlation(aligned.volume, reference),
+                correlation=pearson(average, placed, inside),
+                correlation_about_zero=correlation_about_zero(average, placed, inside),
+                mirror_correlation=other.correlation,
+                mirrored=other.correlation > aligned.correlation + _MIRRORED,
+                fsc=fourier_shell_correlation(average, placed),
                 rotation_deg=np.zeros(0) if errors is None else errors.rotation_deg,
                 translation_voxels=np.zeros(0) if errors is None else errors.translation_voxels,
             )
@@ -163,6 +174,27 @@ def evaluate(
         classes=tuple(results),
         confusion=confusion(labels, assigned),
         misclassified=misclassified(labels, assigned),
-        f1=tuple(f1_scores(labels, assigned)),
+        f1=tuple(f1_scores(labels, assigned, matched)[: len(truths)]),
         rand_index=adjusted_rand_index(labels, assigned),
     )
+
+
+def _nothing(label: int, class_index: int, box: int) -> ClassEvaluation:
+    """A structure without a class, or one whose class is empty."""
+    none = np.zeros(0)
+    return ClassEvaluation(label, class_index, 0.0, 0.0, 0.0, False, np.zeros(box // 2), none, none)
+
+
+def _equivalents(
+    reference: npt.NDArray[np.floating], group: PointGroup, label: int, voxel_size_angstrom: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Rotations of a structure's symmetry in its own frame, and where its axes meet."""
+    if group.order == 1:
+        return group.rotations, np.zeros(3)
+    (fit,) = find_symmetry(reference, [group], voxel_size_angstrom)
+    if fit.weakest < _SYMMETRIC:
+        raise InputDataError(
+            f"structure {label + 1} has no symmetry {group.name}: turned by it, it correlates with "
+            f"itself by {fit.weakest:.2f} only; give --symmetry once per structure"
+        )
+    return fit.rotation @ group.rotations @ fit.rotation.T, fit.centre

@@ -112,17 +112,25 @@ def matched_classes(
     return matched
 
 
-def f1_scores(labels: npt.NDArray[np.integer], assigned: npt.NDArray[np.integer]) -> list[float]:
-    """F1 of each label and the class that stands for it (`matched_classes`).
+def f1_scores(
+    labels: npt.NDArray[np.integer],
+    assigned: npt.NDArray[np.integer],
+    matched: npt.NDArray[np.int64] | None = None,
+) -> list[float]:
+    """F1 of each label and the class that stands for it, by default under the best matching.
 
     Twice what they share over what they have together; 0 for a label without a class. Parameters
     and errors as `confusion`.
     """
     table = confusion(labels, assigned)
     scores = []
-    for label, k in enumerate(matched_classes(labels, assigned, *table.shape)):
-        shared = float(table[label, k]) if k >= 0 else 0.0
-        both = float(table[label].sum() + (table[:, k].sum() if k >= 0 else 0))
+    if matched is None:
+        matched = matched_classes(labels, assigned, *table.shape)
+    for label, k in enumerate(matched):
+        members = table[:, k] if 0 <= k < table.shape[1] else np.zeros(len(table), dtype=np.int64)
+        own = table[label] if label < len(table) else np.zeros(table.shape[1], dtype=np.int64)
+        shared = float(members[label]) if label < len(table) else 0.0
+        both = float(own.sum() + members.sum())
         scores.append(2.0 * shared / max(both, 1.0))
     return scores
 

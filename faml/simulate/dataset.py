@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from faml.io.mrc import read_volume, write_volume
 from faml.simulate.density import density_from_model
 from faml.simulate.particles import SimulatedParticles, write_particles
 
-__all__ = ["MANIFEST_NAME", "empty_directory", "model_density", "write_dataset"]
+__all__ = ["MANIFEST_NAME", "checksums", "model_density", "new_directory", "write_dataset"]
 
 MANIFEST_NAME = "simulation.toml"
 _MAPS = (".mrc", ".map")
@@ -48,6 +52,10 @@ def model_density(
     ConfigurationError, InputDataError
         As `density_from_model`; a map of another voxel size, or larger than the box.
     """
+    if not 0.0 < voxel_size_angstrom < np.inf:
+        raise ConfigurationError(
+            f"expected a voxel size above 0 Angstrom, found {voxel_size_angstrom:g}"
+        )
     if path.suffix.lower() not in _MAPS:
         return density_from_model(path, box, voxel_size_angstrom, resolution_angstrom)
     if resolution_angstrom is not None:
@@ -75,22 +83,54 @@ def model_density(
     return padded
 
 
-def empty_directory(path: Path) -> None:
-    """Raise OutputError if something lies where a data set is to be written."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory to write to, which becomes ``path`` at the end; on any error nothing is left.
+
+    Raises
+    ------
+    OutputError
+        Something lies there, or it cannot be written to. Found before the block is entered.
+    """
+    partial = path.parent / f".{path.name}-{os.getpid()}.tmp"
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OutputError(
+                f"{path}: exists and is not an empty directory; results could overwrite what lies "
+                "there, choose another"
+            )
+        partial.mkdir(parents=True)
+    except OSError as error:
         raise OutputError(
-            f"{path}: exists and is not an empty directory; results could overwrite what lies "
-            "there, choose another"
-        )
+            f"{path}: cannot be created ({error.strerror}); choose another directory"
+        ) from error
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def checksums(models: Sequence[Path]) -> list[dict[str, str]]:
+    """Name and SHA-256 of each file; raises InputDataError for one that cannot be read."""
+    try:
+        return [
+            {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            for path in models
+        ]
+    except OSError as error:
+        raise InputDataError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def write_dataset(
     simulated: SimulatedParticles,
     densities: Sequence[npt.NDArray[np.float32]],
-    models: Sequence[Path],
+    models: Sequence[Mapping[str, str]],
     directory: Path,
     settings: Mapping[str, Any],
-) -> Path:
+) -> None:
     """Write particles with their truth in columns of its own, the densities, and the manifest.
 
     Parameters
@@ -98,25 +138,19 @@ def write_dataset(
     simulated : SimulatedParticles
     densities : sequence of (n, n, n) float32
         Written as ``truth/class_001.mrc`` ...
-    models : sequence of Path
-        They were made of; their checksums are kept.
+    models : sequence of mapping
+        What they were made of (`checksums`).
     directory : Path
-        Empty or not there.
+        An empty one (`new_directory`).
     settings : mapping
         How it was made; None values are left out.
-
-    Returns
-    -------
-    Path
-        Of the STAR file.
 
     Raises
     ------
     OutputError
-        The directory holds something, or a file cannot be written.
+        A file cannot be written.
     """
-    empty_directory(directory)
-    star = write_particles(simulated, directory, secret=True)
+    write_particles(simulated, directory, secret=True)
     (directory / "truth").mkdir(exist_ok=True)
     for k, density in enumerate(densities):
         write_volume(
@@ -125,12 +159,16 @@ def write_dataset(
             simulated.particles.voxel_size_angstrom,
         )
     manifest = {
-        "versions": software_versions(),
-        "models": [
-            {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for path in models
-        ],
+        "versions": software_versions() | _gemmi(),
+        "models": [dict(model) for model in models],
         "settings": {name: value for name, value in settings.items() if value is not None},
     }
     write_text_atomic(directory / MANIFEST_NAME, tomli_w.dumps(manifest))
-    return star
+
+
+def _gemmi() -> dict[str, str]:
+    """Version of what reads atomic models, if it is there."""
+    try:
+        return {"gemmi": version("gemmi")}
+    except PackageNotFoundError:
+        return {}

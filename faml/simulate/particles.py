@@ -148,9 +148,14 @@ def simulate_particles(
     InputDataError
         If the densities differ in shape, are no cubes, hold NaN or Inf, or are constant.
     """
-    _check_settings(snr, tilt_range_deg, max_shift_voxels, voxel_size_angstrom, rotations)
+    _check_settings(snr, tilt_range_deg, max_shift_voxels, voxel_size_angstrom, rotations, seed)
     _check_specimen(cone_deg, neighbours)
     n = _check_densities(densities, counts)
+    if max_shift_voxels >= n / 2:
+        raise ConfigurationError(
+            f"expected a largest shift below half the box ({n / 2:g} voxels), found "
+            f"{max_shift_voxels:g}"
+        )
     standard = [np.asarray(d, dtype=np.float64) / np.std(d, dtype=np.float64) for d in densities]
     route: _WhiteNoise | _Recorded
     if tilt_series is None:
@@ -263,6 +268,7 @@ def _check_settings(
     max_shift_voxels: float,
     voxel_size_angstrom: float,
     rotations: str,
+    seed: int,
 ) -> None:
     if not snr > 0:
         raise ConfigurationError(f"expected a signal-to-noise ratio above 0, found {snr:g}")
@@ -275,6 +281,8 @@ def _check_settings(
         raise ConfigurationError(
             f"expected a largest shift of 0 voxels or more, found {max_shift_voxels:g}"
         )
+    if seed < 0:
+        raise ConfigurationError(f"expected a seed of 0 or more, found {seed}")
     if not voxel_size_angstrom > 0:
         raise ConfigurationError(
             f"expected a voxel size above 0 Angstrom, found {voxel_size_angstrom:g}"

@@ -19,6 +19,8 @@ ORIENTATIONS = ("uniform", "about_x", "about_y", "about_z", "cone")
 within a cone about the beam, turned about itself at random: preferred orientation, as on an
 interface."""
 _TRIES = 2000
+_REACH = 1.25
+"""Boxes from the tilt axis at which an image of two boxes still keeps its far side out of one."""
 _MASS_WITHIN = 0.98
 """Share of a density's squared grey values within its extent."""
 
@@ -83,7 +85,8 @@ def draw_neighbours(
     radii : sequence of float
         Of all densities, in voxels (`extent_voxels`).
     box : int
-        Centres lie within a box of twice this edge.
+        Centres lie within a box of twice this edge, and not so far from the tilt axis that images
+        of twice the box do not hold them.
 
     Raises
     ------
@@ -96,6 +99,8 @@ def draw_neighbours(
         which = int(rng.integers(len(radii)))
         for _ in range(_TRIES):
             centre = rng.uniform(-box, box, 3)
+            if np.hypot(centre[0], centre[2]) > _REACH * box - radii[which]:
+                continue  # on some image it would come in again at the other side
             if all(np.linalg.norm(centre - c) >= r + radii[which] for c, r in taken):
                 break
         else:

@@ -36,6 +36,8 @@ _MEASURED_WITH = 0x5A2  # seed: the level must not depend on which particles are
 _EXPOSURE = (0.24499, -1.6649, 2.8141)
 """Critical exposure at 300 kV in electrons per square Angstrom, a k^b + c (Grant and Grigorieff
 2015, Eq. 3)."""
+_EXPOSURE_SCALE = {300.0: 1.0, 200.0: 0.8}
+"""By voltage in kV (same paper)."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,21 @@ class Imaging:
             raise ConfigurationError(
                 f"expected an amplitude contrast from 0 to 1, found {self.amplitude_contrast:g}"
             )
-        if not self.dose_per_tilt >= 0.0:
-            raise ConfigurationError(f"expected a dose of 0 or more, found {self.dose_per_tilt:g}")
+        if not 0.0 <= self.dose_per_tilt < np.inf:
+            raise ConfigurationError(
+                f"expected a finite dose of 0 or more, found {self.dose_per_tilt:g}"
+            )
+        if self.dose_per_tilt > 0.0 and self.voltage_kv not in _EXPOSURE_SCALE:
+            raise ConfigurationError(
+                "damage by dose is known for 300 and 200 kV, found "
+                f"{self.voltage_kv:g} kV; leave out the dose"
+            )
+        phase = abs(self.defocus_um or 0.0) + abs(self.spherical_aberration_mm)
+        if self.defocus_um is not None and phase == 0.0 and self.amplitude_contrast == 0.0:
+            raise ConfigurationError(
+                "without defocus, spherical aberration and amplitude contrast nothing is seen; "
+                "give one of them"
+            )
 
     @property
     def wavelength_angstrom(self) -> float:
@@ -103,14 +118,13 @@ class Imaging:
                 np.pi * wavelength * 1e4 * self.defocus_um * frequency**2
                 - 0.5 * np.pi * 1e7 * self.spherical_aberration_mm * wavelength**3 * frequency**4
             )
-            # Underfocus shows protein dark; the sign is chosen so that it is bright in the data.
             result = np.sin(phase + np.arcsin(self.amplitude_contrast))
         if self.detector:
             result = result * np.sinc(0.5 * frequency / nyquist)
         if exposure > 0.0:
             a, b, c = _EXPOSURE
             with np.errstate(divide="ignore"):
-                critical = a * frequency**b + c
+                critical = (a * frequency**b + c) * _EXPOSURE_SCALE[self.voltage_kv]
             result = result * np.exp(-0.5 * exposure / critical)
         return result
 
@@ -276,7 +290,9 @@ class TiltGeometry:
     def _gain(self) -> npt.NDArray[np.float64]:
         """By which a filtered back-projection becomes y: its noise then has variance W."""
         signal, noise = self._seen
-        observed = signal > _LEAST_SEEN * float(signal.max())
+        # Planes pass where they would without CTF, whose zeros are no missing wedge.
+        passed = self._smeared(np.broadcast_to(self._ramp, self.transfers.shape))
+        observed = passed > _LEAST_SEEN * float(passed.max())
         gain: npt.NDArray[np.float64] = np.divide(
             signal, noise, out=np.zeros_like(signal), where=observed & (noise > 0)
         )
