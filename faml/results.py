@@ -284,9 +284,10 @@ def draw_orientations(
 def doubt_symmetry(state: State) -> tuple[str, ...]:
     """Warnings about a symmetry that averages did not have before it was imposed on them."""
     warnings = tuple(
-        f"class {k + 1}: before {state.symmetry} was imposed, the average agreed with its turned "
-        f"copies {_to(seen.resolution_angstrom)}; {_comparison(seen)}. {state.symmetry} may be "
-        "wrong: ask `faml symmetry` about the map of a run without --symmetry"
+        f"class {k + 1}: before {state.symmetry} was imposed, the average did not show it: its FSC "
+        f"with its least alike turned copy was {seen.agreement:.2f} on average, "
+        f"{_comparison(seen)}. Nothing speaks for {state.symmetry} but you; ask `faml symmetry` "
+        "about the map of a run without --symmetry"
         for k, seen in enumerate(state.symmetry_seen)
         if not seen.evident
     )
@@ -297,14 +298,8 @@ def doubt_symmetry(state: State) -> tuple[str, ...]:
 
 def _comparison(seen: SymmetrySeen) -> str:
     if seen.by_chance:
-        return f"with those of other symmetries it did {_to(seen.chance_angstrom)}"
-    return f"its signal reached {_to(seen.detail_angstrom)[3:]}"
-
-
-def _to(resolution_angstrom: float) -> str:
-    if math.isinf(resolution_angstrom):
-        return "to no resolution"
-    return f"to {resolution_angstrom:.1f} Å"
+        return f"with one of a symmetry it can hardly have {seen.chance:.2f}"
+    return f"and its noise allows {seen.expected:.2f}"
 
 
 def draw_classes(path: Path, state: State, dataset: Dataset) -> None:

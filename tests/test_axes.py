@@ -129,7 +129,7 @@ def test_a_symmetry_that_averages_do_not_show_is_doubted(name, right):
         assert seen.evident == right
         doubts = doubt_symmetry(state)
         assert len(doubts) == (0 if right else 1)
-        assert all(f"{name} may be wrong" in doubt for doubt in doubts)
+        assert all(f"Nothing speaks for {name}" in doubt for doubt in doubts)
 
 
 def test_an_empty_class_has_no_axes():

@@ -88,8 +88,8 @@ def test_unusual_values_come_back(job, tmp_path):
         best_log_likelihood=-7.0 / 3.0,
         stalled=3,
         symmetry_seen=(
-            SymmetrySeen(0.9, 12.5, 40.0, 11.0),
-            SymmetrySeen(0.0, np.inf, np.inf, np.inf),
+            SymmetrySeen(0.9, 0.7, 0.25, 0.8),
+            SymmetrySeen(0.0, 0.0, -1.0, 0.0),
         ),
     )
     checkpoint = HDF5Checkpoint(tmp_path / "run.h5", config, particles)

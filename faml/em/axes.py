@@ -8,7 +8,6 @@ therefore begins without, and is turned when its averages show where their axes 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,7 +28,7 @@ from faml.symmetry import PointGroup, point_group
 __all__ = ["iterations_without_symmetry", "onto_axes", "seen_about_standard_axes"]
 
 _LOG = logging.getLogger(__name__)
-_NOTHING = SymmetrySeen(0.0, math.inf, math.inf, math.inf)
+_NOTHING = SymmetrySeen(0.0, 0.0, -1.0, 0.0)
 
 
 def iterations_without_symmetry(config: EmConfig) -> int:
@@ -48,7 +47,6 @@ def onto_axes(state: State, symmetry: PointGroup, voxel_size_angstrom: float = 1
     volumes = state.model.volumes
     moved = unmoved(len(volumes))
     seen = []
-    extent = volumes.shape[-1] * voxel_size_angstrom
     for k, volume in enumerate(volumes):
         if not np.ptp(volume) > 0:
             seen.append(_NOTHING)  # an empty class has no axes
@@ -57,16 +55,17 @@ def onto_axes(state: State, symmetry: PointGroup, voxel_size_angstrom: float = 1
         fit, *others = find_symmetry(
             volume, groups, voxel_size_angstrom, max_shell=state.align_shell
         )
-        seen.append(_seen(fit, others, extent / _detailed_to(state.ssnr[k])))
+        seen.append(_seen(fit, others, state.ssnr[k], state.align_shell))
         _LOG.info(
-            "iteration %d: class %d has %s from now on; before, it agreed with its turned copies "
-            "to %.1f Angstrom (FSC 0.5; by chance %.1f, its signal reaches %.1f), correlation %.2f",
+            "iteration %d: class %d has %s from now on; before, its FSC with its least alike "
+            "turned copy was %.2f on average (by chance %.2f, its noise allows %.2f), correlation "
+            "%.2f",
             state.iteration,
             k + 1,
             symmetry.name,
-            seen[-1].resolution_angstrom,
-            seen[-1].chance_angstrom,
-            seen[-1].detail_angstrom,
+            seen[-1].agreement,
+            seen[-1].chance,
+            seen[-1].expected,
             seen[-1].correlation,
         )
         moved.rotations[k] = fit.rotation.T
@@ -88,6 +87,7 @@ def seen_about_standard_axes(
     ssnr: npt.NDArray[np.float64],
     symmetry: PointGroup,
     voxel_size_angstrom: float,
+    align_shell: int,
 ) -> tuple[SymmetrySeen, ...]:
     """What averages (K, n, n, n) made without a symmetry have of it where its axes should be.
 
@@ -95,21 +95,25 @@ def seen_about_standard_axes(
     """
     groups = [symmetry, *controls(symmetry)]
     found = []
-    extent = volumes.shape[-1] * voxel_size_angstrom
     for volume, signal in zip(volumes, ssnr, strict=True):
         if np.ptp(volume) > 0:
             fit, *others = symmetry_about(volume, groups, voxel_size_angstrom)
-            found.append(_seen(fit, others, extent / _detailed_to(signal)))
+            found.append(_seen(fit, others, signal, align_shell))
         else:
             found.append(_NOTHING)
     return tuple(found)
 
 
-def _detailed_to(ssnr: npt.NDArray[np.float64]) -> int:
-    """Last shell up to which signal exceeds noise, at least the first."""
-    return max(1, int(np.cumprod(ssnr[1:] > 1.0).sum()))
-
-
-def _seen(fit: SymmetryFit, others: Sequence[SymmetryFit], detail: float) -> SymmetrySeen:
-    chance = max(other.coarsest_angstrom for other in others)
-    return SymmetrySeen(fit.correlation, fit.coarsest_angstrom, chance, detail)
+def _seen(
+    fit: SymmetryFit,
+    others: Sequence[SymmetryFit],
+    ssnr: npt.NDArray[np.float64],
+    align_shell: int,
+) -> SymmetrySeen:
+    used = slice(1, align_shell + 1)
+    return SymmetrySeen(
+        fit.correlation,
+        float(fit.least_alike[used].mean()),
+        min(float(other.least_alike[used].mean()) for other in others),
+        float((ssnr[used] / (1.0 + ssnr[used])).mean()),
+    )

@@ -294,13 +294,16 @@ class EmRun:
             half_models=found.halves,
             fsc=fsc,
             symmetry=self.symmetry.name,
-            symmetry_seen=self._symmetry_of_given_poses(done, model, grid),
+            symmetry_seen=self._symmetry_of_given_poses(done, model, grid, following),
         )
 
     def _symmetry_of_given_poses(
-        self, done: Pass, blank: Model, grid: FourierGrid
+        self, done: Pass, blank: Model, grid: FourierGrid, following: int
     ) -> tuple[SymmetrySeen, ...]:
-        """What averages at the input poses have of the symmetry before it is imposed."""
+        """What averages at the input poses have of the symmetry before it is imposed.
+
+        ``following`` is the shell they are aligned to next.
+        """
         if self.config.em.start != "poses" or self.symmetry.order == 1:
             return ()
         step = maximise(
@@ -313,7 +316,9 @@ class EmRun:
             known_poses=True,
         )
         size = self.particles.voxel_size_angstrom
-        return seen_about_standard_axes(step.model.volumes, step.ssnr, self.symmetry, size)
+        return seen_about_standard_axes(
+            step.model.volumes, step.ssnr, self.symmetry, size, following
+        )
 
     def _align_to_reference(
         self,

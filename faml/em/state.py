@@ -14,10 +14,10 @@ from faml.particles.view import Pose
 __all__ = ["Assignments", "Changes", "State", "SymmetrySeen"]
 
 
-_BETTER = 1.15
-"""Resolution by which a symmetry must be ahead of chance,"""
-_DETAIL = 1.2
-"""and by which it may stay behind the average's own."""
+_BETTER = 0.1
+"""FSC by which a symmetry must be ahead of chance."""
+_SHARE = 0.85
+"""Of what is expected that it must reach."""
 
 
 @dataclass(frozen=True)
@@ -90,31 +90,29 @@ class SymmetrySeen:
     ----------
     correlation : float
         Of the average and its turned copies (Pearson).
-    resolution_angstrom : float
-        To which the average agrees with the copy that is least like it (FSC 0.5); infinity where
-        it does not at all.
-    chance_angstrom : float
-        The same for the coarser of two groups that it can hardly have both.
-    detail_angstrom : float
-        To which its signal exceeds its noise. There, copies of the right structure whose noise is
-        independent have an FSC of 0.5.
+    agreement : float
+        FSC of the average and the copy that is least like it, mean over the shells aligned to. A
+        single shell may hold no signal, so none decides.
+    chance : float
+        The same for the worse of two groups that it can hardly have both.
+    expected : float
+        What its signal-to-noise ratio allows, for copies whose noise is independent.
     """
 
     correlation: float
-    resolution_angstrom: float
-    chance_angstrom: float
-    detail_angstrom: float
+    agreement: float
+    chance: float
+    expected: float
 
     @property
     def by_chance(self) -> bool:
         """Whether it agreed no better with copies turned by the symmetry than by another."""
-        return self.resolution_angstrom * _BETTER > self.chance_angstrom
+        return self.agreement < self.chance + _BETTER
 
     @property
     def evident(self) -> bool:
         """Whether the average had the symmetry in all its detail, and not in its outline alone."""
-        in_detail = self.resolution_angstrom <= _DETAIL * self.detail_angstrom
-        return in_detail and not self.by_chance
+        return not self.by_chance and self.agreement >= _SHARE * self.expected
 
 
 @dataclass(frozen=True)

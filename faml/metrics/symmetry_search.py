@@ -77,8 +77,8 @@ class SymmetryFit:
         The smallest of them.
     resolution_angstrom : float
         To which the map and its turned copies agree (mean FSC 0.5).
-    coarsest_angstrom : float
-        The same for the copy that is least like the map. The right rotations of a group that is
+    least_alike : (n // 2,) float64
+        FSC of the map and the copy that is least like it. The right rotations of a group that is
         too large for it do not hide the wrong ones here.
     rotation : (3, 3) float64
         Turns the group's standard axes (`faml.symmetry`) onto those of the map.
@@ -91,7 +91,7 @@ class SymmetryFit:
     correlation: float
     weakest: float
     resolution_angstrom: float
-    coarsest_angstrom: float
+    least_alike: npt.NDArray[np.float64]
     rotation: npt.NDArray[np.float64]
     centre: npt.NDArray[np.float64]
 
@@ -349,15 +349,12 @@ def _judged(
     copies = [_copy(resampler, turn, s, centre) for s in chosen]
     scores = [pearson(copy, volume) for copy in copies]
     curves = [fourier_shell_correlation(copy, volume) for copy in copies]
-    resolutions = [
-        resolution_at(curve, _HALF, volume.shape[0], voxel_size_angstrom) for curve in curves
-    ]
     return SymmetryFit(
         group,
         float(np.mean(scores)),
         float(np.min(scores)),
         resolution_at(np.mean(curves, axis=0), _HALF, volume.shape[0], voxel_size_angstrom),
-        max(resolutions),
+        min(curves, key=lambda curve: float(curve[1:].sum())),
         turn,
         centre,
     )
