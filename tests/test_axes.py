@@ -114,6 +114,7 @@ def test_turning_onto_the_axes_leaves_what_each_particle_is_compared_to(half_set
         assert pearson(transform_volume(volume, rotation, np.zeros(3)), volume) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "right"), [("C3", True), ("C4", False), ("C5", False), ("C6", False), ("D3", False)]
 )

@@ -454,12 +454,19 @@ def test_interruption_before_a_run(cli, monkeypatch):
     assert err.strip() == "stopped: interrupted before anything was written"
 
 
+# Background jobs of a shell ignore Ctrl-C, and so would what they start.
+_WITH_CTRL_C = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from faml.cli.app import main; main(sys.argv[1:])"
+)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 def test_ctrl_c_then_resume(cli, folder, options, tmp_path):
     # No run ends while poses are explored: it must not be over before the signal arrives.
     (tmp_path / "long.toml").write_text("[em]\nexploration = 100000\n")
     child = subprocess.Popen(
-        [sys.executable, "-m", "faml", "run", folder, "-o", tmp_path / "run",
+        [sys.executable, "-c", _WITH_CTRL_C, "run", folder, "-o", tmp_path / "run",
          *options, "--iterations", "1000", "--config", tmp_path / "long.toml"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"COLUMNS": "200"},
