@@ -150,6 +150,12 @@ def test_more_structures_than_classes():
     assert len(result.classes[1].rotation_deg) == 0
 
 
+def test_more_classes_than_maps_are_refused():
+    labels = np.array([0, 0, 1, 1])
+    with pytest.raises(ValueError, match="at most 2 structures and 1 classes"):
+        compared([structure(1)], [structure(1), structure(2)], poses_of(4), labels, labels)
+
+
 def test_f1_and_matching_by_hand():
     labels, assigned = np.array([0, 0, 0, 0, 1, 1]), np.array([2, 2, 2, 0, 0, 0])
     np.testing.assert_array_equal(matched_classes(labels, assigned, 2, 3), [2, 0])

@@ -114,7 +114,7 @@ def _report(result: Evaluation, box: int, size: float) -> dict[str, Any]:
                 if len(each.rotation_deg)
                 else None
             ),
-            "f1": round(result.f1[each.label], 4) if each.label < len(result.f1) else None,
+            "f1": round(result.f1[each.label], 4),
             "fsc": [round(float(v), 4) for v in each.fsc],
         }
         for each in result.classes

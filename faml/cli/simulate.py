@@ -110,15 +110,6 @@ def simulate(
         "detector": detector or None,
     }
     optics: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    said = {
-        name
-        for name, value in (
-            ("--voltage", voltage if not dose else None),
-            ("--cs", spherical_aberration),
-            ("--amplitude-contrast", amplitude_contrast),
-        )
-        if value is not None
-    }
     series = None
     if noise == "white":
         if optics or defocus or tilt_step is not None:
@@ -127,10 +118,14 @@ def simulate(
                 "give that or leave them out"
             )
     else:
-        unused = [
-            n for n in ("--voltage", "--cs", "--amplitude-contrast") if not defocus and n in said
-        ]
-        if unused:
+        # Damage depends on the voltage, too.
+        of_ctf = {
+            "--voltage": None if dose else voltage,
+            "--cs": spherical_aberration,
+            "--amplitude-contrast": amplitude_contrast,
+        }
+        unused = [option for option, value in of_ctf.items() if value is not None]
+        if unused and not defocus:
             raise ConfigurationError(
                 f"{', '.join(unused)} belong to a CTF; give --defocus as well or leave them out"
             )
@@ -154,12 +149,8 @@ def simulate(
         "noise": noise,
         "tilt_range_deg": list(tilt_range),
         "tilt_step_deg": series.step_deg if series else None,
+        **(asdict(series.imagings[0]) if series else {}),
         "defocus_um": defocus or None,
-        **(
-            {k: v for k, v in asdict(series.imagings[0]).items() if k != "defocus_um"}
-            if series
-            else {}
-        ),
         "resolution_angstrom": resolution,
         "max_shift_voxels": max_shift,
         "orientations": orientations,

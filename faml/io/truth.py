@@ -21,8 +21,8 @@ from faml.particles import ParticlePoses
 
 __all__ = ["Found", "Truth", "read_maps", "read_results", "read_truth", "true_column"]
 
-
 _SAME_DEG = 0.01
+"""Files keep six digits."""
 
 
 def true_column(column: str) -> str:

@@ -126,12 +126,18 @@ def evaluate(
     ValueError
         Shapes or numbers do not fit, or a true map is constant.
     """
+    table = confusion(labels, assigned)
+    if table.shape[0] > len(truths) or table.shape[1] > len(averages):
+        raise ValueError(
+            f"expected at most {len(truths)} structures and {len(averages)} classes, one for each "
+            f"map, found {table.shape[0]} and {table.shape[1]}"
+        )
     matched = matched_classes(labels, assigned, len(truths), len(averages))
     results = []
     for label, (reference, group) in enumerate(zip(truths, symmetries, strict=True)):
         k = int(matched[label])
-        if not 0 <= k < len(averages) or not np.ptp(averages[k]) > 0:
-            results.append(_nothing(label, k if k < len(averages) else -1, reference.shape[0]))
+        if k < 0 or not np.ptp(averages[k]) > 0:
+            results.append(_nothing(label, k, reference.shape[0]))
             continue
         average = averages[k]
         aligned = align_volume(average, reference, max_shift_voxels=max_shift_voxels)
@@ -172,9 +178,9 @@ def evaluate(
         )
     return Evaluation(
         classes=tuple(results),
-        confusion=confusion(labels, assigned),
+        confusion=table,
         misclassified=misclassified(labels, assigned),
-        f1=tuple(f1_scores(labels, assigned, matched)[: len(truths)]),
+        f1=tuple(f1_scores(labels, assigned, matched)),
         rand_index=adjusted_rand_index(labels, assigned),
     )
 

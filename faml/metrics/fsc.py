@@ -205,14 +205,7 @@ def correlation_about_zero(
 
     Parameters and errors as `pearson`.
     """
-    if a.shape != b.shape:
-        raise ValueError(f"expected arrays of one shape, found {a.shape} and {b.shape}")
-    x = (a.ravel() if mask is None else a[mask]).astype(np.float64)
-    y = (b.ravel() if mask is None else b[mask]).astype(np.float64)
-    if x.size == 0:
-        raise ValueError("expected at least one voxel to correlate, found an empty mask")
-    norm = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / norm if norm > 0 else 0.0
+    return _overlap(*_voxels(a, b, mask))
 
 
 def pearson(
@@ -239,13 +232,25 @@ def pearson(
     ValueError
         If the shapes differ or the mask is empty.
     """
+    x, y = _voxels(a, b, mask)
+    return _overlap(x - x.mean(), y - y.mean())
+
+
+def _voxels(
+    a: npt.NDArray[np.floating],
+    b: npt.NDArray[np.floating],
+    mask: npt.NDArray[np.bool_] | None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What of two arrays is to be correlated."""
     if a.shape != b.shape:
         raise ValueError(f"expected arrays of one shape, found {a.shape} and {b.shape}")
     x = (a.ravel() if mask is None else a[mask]).astype(np.float64)
     y = (b.ravel() if mask is None else b[mask]).astype(np.float64)
     if x.size == 0:
         raise ValueError("expected at least one voxel to correlate, found an empty mask")
-    x -= x.mean()
-    y -= y.mean()
+    return x, y
+
+
+def _overlap(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
     norm = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / norm if norm > 0 else 0.0

@@ -245,6 +245,24 @@ class TiltGeometry:
             [self.imaging.transfer(frequency, nyquist, dose * (place + 1)) for place in order]
         )
 
+    @cached_property
+    def _points(self) -> npt.NDArray[np.float64]:
+        """Where image components lie in the volume's spectrum, (T, 2n, n + 1, 3): x, y, z."""
+        y, u = self._frequencies
+        angles = np.deg2rad(self.tilts_deg)[:, None, None]
+        return np.stack(
+            np.broadcast_arrays(u * np.cos(angles), y + 0.0 * angles, u * np.sin(angles)), axis=-1
+        )
+
+    @cached_property
+    def _into_box(self) -> tuple[csr_array, ...]:
+        """What puts each image into the box; the same for all particles."""
+        return self._interpolations(self.box)
+
+    def _interpolations(self, edge: int) -> tuple[csr_array, ...]:
+        wide = 2 * self.box * _FINE
+        return tuple(_interpolation(edge, wide, float(tilt)) for tilt in self.tilts_deg)
+
     def slices(
         self,
         sampler: SliceSampler,
@@ -252,14 +270,9 @@ class TiltGeometry:
         translation: npt.NDArray[np.float64],
     ) -> npt.NDArray[np.complex128]:
         """Spectra of the projections of a density in a pose, (T, 2n, n + 1), without C."""
-        y, u = self._frequencies
-        angles = np.deg2rad(self.tilts_deg)[:, None, None]
-        points = np.stack(
-            np.broadcast_arrays(u * np.cos(angles), y + 0.0 * angles, u * np.sin(angles)), axis=-1
-        )
-        phases = np.exp(-2j * np.pi / self.box * (points @ translation))
+        phases = np.exp(-2j * np.pi / self.box * (self._points @ translation))
         # A(R^T k): rows times R is R^T applied to each.
-        found: npt.NDArray[np.complex128] = sampler(points @ rotation) * phases
+        found: npt.NDArray[np.complex128] = sampler(self._points @ rotation) * phases
         return found
 
     def noise(self, rng: np.random.Generator) -> npt.NDArray[np.complex128]:
@@ -364,9 +377,9 @@ class TiltGeometry:
         wide = 2 * n * _FINE
         rows = slice(n - edge // 2, n - edge // 2 + edge)
         total = np.zeros((edge * edge, edge))
-        for spectrum, tilt in zip(spectra, self.tilts_deg, strict=True):
+        matrices = self._into_box if edge == n else self._interpolations(edge)
+        for spectrum, matrix in zip(spectra, matrices, strict=True):
             image = scipy.fft.fftshift(scipy.fft.irfft2(spectrum, s=(2 * n, wide)))
-            matrix = _interpolation(edge, wide, float(tilt))
             total += matrix @ image[rows].T
         # [z, x, y] so far; as many fine pixels as there are share what one held.
         volume = total.reshape(edge, edge, edge).transpose(0, 2, 1) * (_FINE * np.sqrt(n))
