@@ -7,7 +7,7 @@ run can always be repeated.
 from __future__ import annotations
 
 import tomllib
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -26,7 +26,10 @@ __all__ = [
     "build_config",
     "config_from_toml",
     "config_to_toml",
+    "validated",
 ]
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 DRAWN_MASKS = ("sphere", "auto")
@@ -326,15 +329,33 @@ def config_from_toml(text: str) -> RunConfig:
 
 
 def _validated(values: dict[str, Any]) -> RunConfig:
+    return validated(RunConfig, values, unknown="; settings stand in data, search and em")
+
+
+def validated(model: type[Settings], values: dict[str, Any], unknown: str = "") -> Settings:
+    """Settings of any kind from plain values.
+
+    Parameters
+    ----------
+    model : type of BaseModel
+    values : dict
+    unknown : str
+        What to add about a setting that does not exist.
+
+    Raises
+    ------
+    ConfigurationError
+        Every setting that is unknown or out of range, in one message.
+    """
     try:
-        return RunConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         lines = []
         for item in error.errors():
             place = ".".join(str(part) for part in item["loc"])
             text = item["msg"].removeprefix("Value error, ")
             if item["type"] == "extra_forbidden":
-                lines.append(f"unknown setting {place}; settings stand in data, search and em")
+                lines.append(f"unknown setting {place}{unknown}")
             elif place:
                 lines.append(f"{place}: {text}, found {item['input']!r}")
             else:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from faml.cli.options import Quiet
-from faml.errors import ConfigurationError
 
 __all__ = ["simulate"]
-
-_ROUTES = ("white", "tilt-series")
-_CONE_DEG = 30.0
 
 
 def simulate(
@@ -36,8 +31,9 @@ def simulate(
     ] = "white",
     tilt_range: Annotated[
         tuple[float, float],
-        typer.Option("--tilt-range", metavar="MIN MAX", help="About Y, in degrees."),
+        typer.Option("--tilt-range", metavar="MIN MAX", help="In degrees."),
     ] = (-60.0, 60.0),
+    tilt_axis: Annotated[str, typer.Option("--tilt-axis", help="y or x.")] = "y",
     tilt_step: Annotated[
         float | None, typer.Option("--tilt-step", help="tilt-series: degrees. Default: 3.")
     ] = None,
@@ -88,95 +84,34 @@ def simulate(
     """Make subtomograms of known structures, with the truth in columns of its own."""
     from rich.console import Console
 
-    from faml.simulate.dataset import (
-        checksums,
-        model_density,
-        new_directory,
-        write_dataset,
-    )
-    from faml.simulate.particles import simulate_particles
-    from faml.simulate.tilt_series import Imaging, TiltSeries
+    from faml.simulate.dataset import simulate_dataset
+    from faml.simulate.settings import build_simulation
 
-    kind = orientations.replace("-", "_")
-    if noise not in _ROUTES:
-        raise ConfigurationError(f"expected --noise {' or '.join(_ROUTES)}, found {noise!r}")
-    if cone_angle is not None and kind != "cone":
-        raise ConfigurationError("--cone-angle is for --orientations cone; leave it out")
-    given = {
-        "voltage_kv": voltage,
-        "spherical_aberration_mm": spherical_aberration,
-        "amplitude_contrast": amplitude_contrast,
-        "dose_per_tilt": dose,
-        "detector": detector or None,
-    }
-    optics: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    series = None
-    if noise == "white":
-        if optics or defocus or tilt_step is not None:
-            raise ConfigurationError(
-                "tilt step, defocus, microscope, dose and detector are for --noise tilt-series; "
-                "give that or leave them out"
-            )
-    else:
-        # Damage depends on the voltage, too.
-        of_ctf = {
-            "--voltage": None if dose else voltage,
-            "--cs": spherical_aberration,
-            "--amplitude-contrast": amplitude_contrast,
-        }
-        unused = [option for option, value in of_ctf.items() if value is not None]
-        if unused and not defocus:
-            raise ConfigurationError(
-                f"{', '.join(unused)} belong to a CTF; give --defocus as well or leave them out"
-            )
-        defoci: list[float | None] = [*defocus] if defocus else [None]
-        imagings = [Imaging(defocus_um=each, **optics) for each in defoci]
-        series = TiltSeries(3.0 if tilt_step is None else tilt_step, tuple(imagings))
-    cone = _CONE_DEG if cone_angle is None else cone_angle
-    numbers = counts or [100]
-    if len(numbers) == 1:
-        numbers = numbers * len(models)
-    if len(numbers) != len(models):
-        raise ConfigurationError(
-            f"expected --count once, or once per model ({len(models)}), found it {len(numbers)} "
-            "times"
-        )
-    settings = {
-        "box": box,
-        "voxel_size_angstrom": voxel_size,
-        "counts": numbers,
-        "snr": snr,
-        "noise": noise,
-        "tilt_range_deg": list(tilt_range),
-        "tilt_step_deg": series.step_deg if series else None,
-        **(asdict(series.imagings[0]) if series else {}),
-        "defocus_um": defocus or None,
-        "resolution_angstrom": resolution,
-        "max_shift_voxels": max_shift,
-        "orientations": orientations,
-        "cone_angle_deg": cone if kind == "cone" else None,
-        "neighbours": neighbours,
-        "dark": dark,
-        "seed": seed,
-    }
-    with new_directory(output) as folder:
-        sources = checksums(models)
-        densities = [model_density(path, box, voxel_size, resolution) for path in models]
-        simulated = simulate_particles(
-            densities,
-            numbers,
-            snr=snr,
-            tilt_range_deg=tilt_range,
-            max_shift_voxels=max_shift,
-            seed=seed,
-            voxel_size_angstrom=voxel_size,
-            rotations=kind,
-            cone_deg=cone,
-            neighbours=neighbours,
-            tilt_series=series,
-            dark=dark,
-        )
-        write_dataset(simulated, densities, sources, folder, settings)
+    settings = build_simulation(
+        models=[str(path) for path in models],
+        counts=counts,
+        box=box,
+        voxel_size_angstrom=voxel_size,
+        snr=snr,
+        noise=noise,
+        tilt_range_deg=tilt_range,
+        tilt_axis=tilt_axis,
+        tilt_step_deg=tilt_step,
+        defocus_um=defocus,
+        voltage_kv=voltage,
+        spherical_aberration_mm=spherical_aberration,
+        amplitude_contrast=amplitude_contrast,
+        dose_per_tilt=dose,
+        detector=detector,
+        resolution_angstrom=resolution,
+        max_shift_voxels=max_shift,
+        orientations=orientations,
+        cone_angle_deg=cone_angle,
+        neighbours=neighbours,
+        dark=dark,
+        seed=seed,
+    )
+    simulated = simulate_dataset(settings, output)
     star = output / "particles.star"
     if not quiet:
         Console(highlight=False).print(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.fft
 from scipy.ndimage import affine_transform, spline_filter
 
-__all__ = ["Resampler", "crop_fourier", "transform_volume"]
+__all__ = ["Resampler", "crop_fourier", "pad_fourier", "transform_volume"]
 
 _ORDER = 3
 _FLIP = np.eye(3)[::-1]  # (x, y, z) vectors to [z, y, x] indices and back
@@ -126,6 +126,31 @@ def crop_fourier(volume: npt.NDArray[np.floating], edge: int) -> npt.NDArray[np.
     return scipy.fft.fftshift(values) * (edge / n) ** 3
 
 
+def pad_fourier(volume: npt.NDArray[np.floating], edge: int) -> npt.NDArray[np.float64]:
+    """The volume on a finer grid of ``edge`` voxels, by Fourier interpolation.
+
+    Voxel n // 2 becomes voxel edge // 2.
+
+    Parameters
+    ----------
+    volume : (n, n, n) float
+    edge : int
+        At least n.
+
+    Returns
+    -------
+    (edge, edge, edge) float64
+        Same grey values.
+    """
+    n = volume.shape[0]
+    padded = np.zeros((edge,) * 3, dtype=np.complex128)
+    start = edge // 2 - n // 2
+    inner = slice(start, start + n)
+    padded[inner, inner, inner] = _centred_spectrum(volume)
+    # For even n the planes at -n/2 have no partner; the real part shares them out evenly.
+    return scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(padded)).real) * (edge / n) ** 3
+
+
 def _centred_spectrum(volume: npt.NDArray[np.floating]) -> npt.NDArray[np.complex128]:
     """Full spectrum with zero frequency at voxel n // 2."""
     values = scipy.fft.ifftshift(np.asarray(volume, dtype=np.float64))
@@ -138,11 +163,5 @@ def _upsampled(volume: npt.NDArray[np.floating], factor: int) -> npt.NDArray[np.
     if factor == 1:
         return np.asarray(volume, dtype=np.float64)
     big = factor * n
-    padded = np.zeros((big,) * 3, dtype=np.complex128)
-    start = big // 2 - n // 2
-    inner = slice(start, start + n)
-    padded[inner, inner, inner] = _centred_spectrum(volume)
-    # For even n the planes at -n/2 have no partner; the real part shares them out evenly.
-    fine = scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(padded)).real) * factor**3
-    # fftshift puts the origin at big // 2; for odd n that is not factor * (n // 2).
-    return np.roll(fine, factor * (n // 2) - big // 2, axis=(0, 1, 2))
+    # The origin is at big // 2; for odd n that is not factor * (n // 2).
+    return np.roll(pad_fourier(volume, big), factor * (n // 2) - big // 2, axis=(0, 1, 2))

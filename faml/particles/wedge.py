@@ -18,8 +18,10 @@ WEIGHT_FLOOR = 1e-3
 """Relative floor of W below which the noise no longer scales with W; y and W are zeroed there."""
 
 
-def wedge_weight(n: int, tilt_range_deg: tuple[float, float]) -> npt.NDArray[np.float32]:
-    """Binary weight of a single-axis tilt about Y.
+def wedge_weight(
+    n: int, tilt_range_deg: tuple[float, float], tilt_axis: str = "y"
+) -> npt.NDArray[np.float32]:
+    """Binary weight of a single-axis tilt.
 
     Parameters
     ----------
@@ -27,6 +29,9 @@ def wedge_weight(n: int, tilt_range_deg: tuple[float, float]) -> npt.NDArray[np.
         Box edge in voxels.
     tilt_range_deg : (float, float)
         Smallest and largest tilt in degrees.
+    tilt_axis : {"y", "x"}
+        An image tilted by a lies along ``(cos a, 0, sin a)`` of (x, y, z) with the axis on Y; with
+        the axis on X the whole is turned about Z, and it lies along ``(0, cos a, -sin a)``.
 
     Returns
     -------
@@ -34,11 +39,16 @@ def wedge_weight(n: int, tilt_range_deg: tuple[float, float]) -> npt.NDArray[np.
         1 where the component is observed, else 0.
     """
     low, high = tilt_range_deg
-    kz = np.fft.fftfreq(n, 1.0 / n)[:, None, None]
-    kx = np.arange(n // 2 + 1, dtype=np.float64)[None, None, :]
-    angle = np.rad2deg(np.arctan2(kz, kx))
-    angle = np.where(angle <= -90.0, angle + 180.0, angle)
-    observed = (angle >= low - 1e-9) & (angle <= high + 1e-9) | ((kz == 0) & (kx == 0))
+    frequencies = np.fft.fftfreq(n, 1.0 / n)
+    kz = frequencies[:, None, None]
+    if tilt_axis == "x":
+        kz, along = -kz, frequencies[None, :, None]
+    else:
+        along = np.arange(n // 2 + 1, dtype=np.float64)[None, None, :]
+    angle = np.rad2deg(np.arctan2(kz, along))
+    # A plane has two ends.
+    angle = np.where(angle <= -90.0, angle + 180.0, np.where(angle > 90.0, angle - 180.0, angle))
+    observed = (angle >= low - 1e-9) & (angle <= high + 1e-9) | ((kz == 0) & (along == 0))
     weight = np.broadcast_to(observed, (n, n, n // 2 + 1)).astype(np.float32)
     return _friedel_symmetric(weight)
 

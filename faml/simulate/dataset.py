@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,26 @@ from faml.errors import ConfigurationError, InputDataError, OutputError
 from faml.io.atomic import write_text_atomic
 from faml.io.checkpoint import software_versions
 from faml.io.mrc import read_volume, write_volume
+from faml.metrics.resample import crop_fourier, pad_fourier
 from faml.simulate.density import density_from_model
-from faml.simulate.particles import SimulatedParticles, write_particles
+from faml.simulate.particles import SimulatedParticles, simulate_particles, write_particles
+from faml.simulate.settings import Simulation
 
-__all__ = ["MANIFEST_NAME", "checksums", "model_density", "new_directory", "write_dataset"]
+__all__ = ["MANIFEST_NAME", "model_density", "new_directory", "simulate_dataset"]
 
 MANIFEST_NAME = "simulation.toml"
 _MAPS = (".mrc", ".map")
 _SAME_VOXEL = 1e-3
 """Relative difference of voxel sizes that headers round away."""
+_WHOLE_VOXELS = 0.02
+_CONE_DEG = 30.0
+"""Half-angle where a cone is asked for and none is said."""
 
 
 def model_density(
     path: Path, box: int, voxel_size_angstrom: float, resolution_angstrom: float | None
 ) -> npt.NDArray[np.float32]:
-    """Density of a PDB or mmCIF file, or a map in the middle of a box.
+    """Density of a PDB or mmCIF file, or a map in the middle of a box, on voxels of the box.
 
     Parameters
     ----------
@@ -50,7 +56,8 @@ def model_density(
     Raises
     ------
     ConfigurationError, InputDataError
-        As `density_from_model`; a map of another voxel size, or larger than the box.
+        As `density_from_model`; a map whose edge is no whole number of the box's voxels, or that
+        is larger than the box.
     """
     if not 0.0 < voxel_size_angstrom < np.inf:
         raise ConfigurationError(
@@ -64,15 +71,21 @@ def model_density(
         )
     volume = read_volume(path)
     found = volume.header.voxel_size_angstrom
-    if found is not None and abs(found / voxel_size_angstrom - 1.0) > _SAME_VOXEL:
-        raise ConfigurationError(
-            f"{path}: expected voxels of {voxel_size_angstrom:g} Angstrom, found {found:g}; give "
-            f"--voxel-size {found:g} or rescale the map"
-        )
     values = volume.values
-    edge = values.shape[0]
     if len(set(values.shape)) != 1:
         raise InputDataError(f"{path}: expected a cubic map, found {values.shape}; pad or crop it")
+    edge = values.shape[0]
+    if found is not None and abs(found / voxel_size_angstrom - 1.0) > _SAME_VOXEL:
+        wanted = edge * found / voxel_size_angstrom
+        edge = round(wanted)
+        if abs(wanted - edge) > _WHOLE_VOXELS:
+            raise ConfigurationError(
+                f"{path}: the map's edge, {values.shape[0]} voxels of {found:g} Angstrom, is no "
+                f"whole number of voxels of {voxel_size_angstrom:g} Angstrom; give --voxel-size "
+                f"{found:g} or rescale the map"
+            )
+        resized = pad_fourier if edge > values.shape[0] else crop_fourier
+        values = resized(values, edge).astype(np.float32)
     if edge > box:
         raise ConfigurationError(
             f"{path}: the map needs a box of at least {edge} voxels, found --box {box}"
@@ -113,7 +126,53 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def checksums(models: Sequence[Path]) -> list[dict[str, str]]:
+def simulate_dataset(
+    simulation: Simulation, output: Path, *, base: Path = Path()
+) -> SimulatedParticles:
+    """Simulate particles and write them with their truth and manifest.
+
+    Parameters
+    ----------
+    simulation : Simulation
+    output : Path
+        A new directory.
+    base : Path
+        Models are relative to this one.
+
+    Raises
+    ------
+    FamlError
+        One of its subclasses, for settings, models or a directory that cannot be used; nothing is
+        left of what was begun.
+    """
+    models = [base / model for model in simulation.models]
+    box, size = simulation.box, simulation.voxel_size_angstrom
+    with new_directory(output) as folder:
+        series = simulation.tilt_series
+        sources = _checksums(models)
+        densities = [
+            model_density(path, box, size, simulation.resolution_angstrom) for path in models
+        ]
+        simulated = simulate_particles(
+            densities,
+            simulation.counts_of_models,
+            snr=simulation.snr,
+            tilt_range_deg=simulation.tilt_range_deg,
+            tilt_axis=simulation.tilt_axis,
+            max_shift_voxels=simulation.max_shift_voxels,
+            seed=simulation.seed,
+            voxel_size_angstrom=size,
+            rotations=simulation.orientations,
+            cone_deg=_CONE_DEG if simulation.cone_angle_deg is None else simulation.cone_angle_deg,
+            neighbours=simulation.neighbours,
+            tilt_series=series,
+            dark=simulation.dark,
+        )
+        _write(simulated, densities, sources, folder, simulation)
+    return simulated
+
+
+def _checksums(models: Sequence[Path]) -> list[dict[str, str]]:
     """Name and SHA-256 of each file; raises InputDataError for one that cannot be read."""
     try:
         return [
@@ -124,32 +183,14 @@ def checksums(models: Sequence[Path]) -> list[dict[str, str]]:
         raise InputDataError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
-def write_dataset(
+def _write(
     simulated: SimulatedParticles,
     densities: Sequence[npt.NDArray[np.float32]],
-    models: Sequence[Mapping[str, str]],
+    sources: list[dict[str, str]],
     directory: Path,
-    settings: Mapping[str, Any],
+    simulation: Simulation,
 ) -> None:
-    """Write particles with their truth in columns of its own, the densities, and the manifest.
-
-    Parameters
-    ----------
-    simulated : SimulatedParticles
-    densities : sequence of (n, n, n) float32
-        Written as ``truth/class_001.mrc`` ...
-    models : sequence of mapping
-        What they were made of (`checksums`).
-    directory : Path
-        An empty one (`new_directory`).
-    settings : mapping
-        How it was made; None values are left out.
-
-    Raises
-    ------
-    OutputError
-        A file cannot be written.
-    """
+    """Particles with their truth in columns of its own, the densities, and the manifest."""
     write_particles(simulated, directory, secret=True)
     (directory / "truth").mkdir(exist_ok=True)
     for k, density in enumerate(densities):
@@ -160,10 +201,24 @@ def write_dataset(
         )
     manifest = {
         "versions": software_versions() | _gemmi(),
-        "models": [dict(model) for model in models],
-        "settings": {name: value for name, value in settings.items() if value is not None},
+        "models": sources,
+        # What was settled for what was left open is of interest, too.
+        "settings": simulation.model_dump(mode="json", exclude_none=True, exclude={"models"})
+        | _settled(simulation),
     }
     write_text_atomic(directory / MANIFEST_NAME, tomli_w.dumps(manifest))
+
+
+def _settled(simulation: Simulation) -> dict[str, Any]:
+    """Values of the settings that a route through a tilt series needs and were left open."""
+    series = simulation.tilt_series
+    if series is None:
+        return {}
+    optics = {name: value for name, value in asdict(series.imagings[0]).items() if value}
+    return optics | {
+        "tilt_step_deg": series.step_deg,
+        "defocus_um": list(simulation.defocus_um),
+    }
 
 
 def _gemmi() -> dict[str, str]:

@@ -91,6 +91,7 @@ def simulate_particles(
     *,
     snr: float,
     tilt_range_deg: tuple[float, float],
+    tilt_axis: str = "y",
     max_shift_voxels: float,
     seed: int,
     voxel_size_angstrom: float,
@@ -115,10 +116,11 @@ def simulate_particles(
         Particles per density.
     snr : float
         Variance of the density within the box over that of the noise, *before* the wedge, which
-        takes away more noise than signal; through a tilt series of the reconstructed subtomogram,
-        before it is multiplied by the CTF once more. Infinity gives particles without noise,
+        takes away more noise than signal; through a tilt series of the subtomogram as it is.
+        Infinity gives particles without noise,
         scaled to variance one.
     tilt_range_deg : (float, float)
+    tilt_axis : {"y", "x"}
     max_shift_voxels : float
         Shifts are uniform in the cube of half this edge around zero.
     seed : int
@@ -159,11 +161,11 @@ def simulate_particles(
     standard = [np.asarray(d, dtype=np.float64) / np.std(d, dtype=np.float64) for d in densities]
     route: _WhiteNoise | _Recorded
     if tilt_series is None:
-        route = _WhiteNoise(standard, wedge_weight(n, tilt_range_deg), snr)
+        route = _WhiteNoise(standard, wedge_weight(n, tilt_range_deg, tilt_axis), snr)
     else:
         angles = tilt_angles_deg(tilt_range_deg, tilt_series.step_deg)
         geometries = [
-            TiltGeometry(n, voxel_size_angstrom, angles, imaging)
+            TiltGeometry(n, voxel_size_angstrom, angles, imaging, tilt_axis)
             for imaging in tilt_series.imagings
         ]
         route = _Recorded(standard, geometries, snr)
@@ -178,7 +180,7 @@ def simulate_particles(
         turns[i] = draw_rotation(rotations, rng, cone_deg)
         shifts[i] = rng.uniform(-max_shift_voxels, max_shift_voxels, 3)
         around = np.random.default_rng(np.random.SeedSequence([seed, i, _NEIGHBOUR_STREAM]))
-        others = draw_neighbours(neighbours, int(label), shifts[i], radii, n, around)
+        others = draw_neighbours(neighbours, int(label), shifts[i], radii, n, around, tilt_axis)
         placed = [Neighbour(int(label), turns[i], shifts[i]), *others]
         stack[i] = route.particle(placed, int(tomograms[i]), rng)
     if dark:

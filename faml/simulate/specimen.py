@@ -72,6 +72,7 @@ def draw_neighbours(
     radii: Sequence[float],
     box: int,
     rng: np.random.Generator,
+    tilt_axis: str = "y",
 ) -> list[Neighbour]:
     """Randomly turned densities that touch neither the particle nor each other.
 
@@ -99,7 +100,10 @@ def draw_neighbours(
         which = int(rng.integers(len(radii)))
         for _ in range(_TRIES):
             centre = rng.uniform(-box, box, 3)
-            if np.hypot(centre[0], centre[2]) > _REACH * box - radii[which]:
+            if (
+                np.hypot(centre[1 if tilt_axis == "x" else 0], centre[2])
+                > _REACH * box - radii[which]
+            ):
                 continue  # on some image it would come in again at the other side
             if all(np.linalg.norm(centre - c) >= r + radii[which] for c, r in taken):
                 break

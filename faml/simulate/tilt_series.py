@@ -204,7 +204,7 @@ class SliceSampler:
 
 @dataclass(frozen=True)
 class TiltGeometry:
-    """Images of one tilt series, and boxes made of them. The tilt axis is Y, the beam along Z.
+    """Images of one tilt series, and boxes made of them. The beam is along Z.
 
     Images are twice the box, so that neighbours outside it, and what the CTF spreads, do not come
     in again at the other side.
@@ -216,16 +216,19 @@ class TiltGeometry:
     voxel_size_angstrom : float
     tilts_deg : (T,) float64
     imaging : Imaging
+    tilt_axis : {"y", "x"}
+        As in `particles.wedge.wedge_weight`.
     """
 
     box: int
     voxel_size_angstrom: float
     tilts_deg: npt.NDArray[np.float64]
     imaging: Imaging
+    tilt_axis: str = "y"
 
     @cached_property
     def _frequencies(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """(2n, 1) and (1, n + 1): y and u of image components, in units of 1 / n."""
+        """(2n, 1) and (1, n + 1): along and across the axis, in units of 1 / n."""
         edge = 2 * self.box
         return (
             0.5 * scipy.fft.fftfreq(edge, 1.0 / edge)[:, None],
@@ -235,9 +238,9 @@ class TiltGeometry:
     @cached_property
     def transfers(self) -> npt.NDArray[np.float64]:
         """C of every image, (T, 2n, n + 1) float64. Small tilts are taken first."""
-        y, u = self._frequencies
+        axial, u = self._frequencies
         extent = self.box * self.voxel_size_angstrom
-        frequency = np.sqrt(y**2 + u**2) / extent
+        frequency = np.sqrt(axial**2 + u**2) / extent
         nyquist = 0.5 / self.voxel_size_angstrom
         order = np.argsort(np.argsort(np.abs(self.tilts_deg), kind="stable"), kind="stable")
         dose = self.imaging.dose_per_tilt
@@ -248,11 +251,17 @@ class TiltGeometry:
     @cached_property
     def _points(self) -> npt.NDArray[np.float64]:
         """Where image components lie in the volume's spectrum, (T, 2n, n + 1, 3): x, y, z."""
-        y, u = self._frequencies
-        angles = np.deg2rad(self.tilts_deg)[:, None, None]
-        return np.stack(
-            np.broadcast_arrays(u * np.cos(angles), y + 0.0 * angles, u * np.sin(angles)), axis=-1
+        axial, u = self._frequencies
+        angles = np.deg2rad(self._turns_deg)[:, None, None]
+        axial, across, up = np.broadcast_arrays(
+            axial + 0.0 * angles, u * np.cos(angles), u * np.sin(angles)
         )
+        return np.stack((axial, across, up) if self.tilt_axis == "x" else (across, axial, up), -1)
+
+    @property
+    def _turns_deg(self) -> npt.NDArray[np.float64]:
+        """From the direction across the axis towards Z."""
+        return -self.tilts_deg if self.tilt_axis == "x" else self.tilts_deg
 
     @cached_property
     def _into_box(self) -> tuple[csr_array, ...]:
@@ -261,7 +270,7 @@ class TiltGeometry:
 
     def _interpolations(self, edge: int) -> tuple[csr_array, ...]:
         wide = 2 * self.box * _FINE
-        return tuple(_interpolation(edge, wide, float(tilt)) for tilt in self.tilts_deg)
+        return tuple(_interpolation(edge, wide, float(tilt)) for tilt in self._turns_deg)
 
     def slices(
         self,
@@ -327,16 +336,13 @@ class TiltGeometry:
         images : (T, 2n, n + 1) complex
             Spectra of images.
         """
-        spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(self.filtered(images))) * self._gain
+        filtered = self._back_projected(self._ramp * self.transfers * images, self.box)
+        spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(filtered)) * self._gain
         shape = (self.box,) * 3
         return scipy.fft.fftshift(scipy.fft.irfftn(spectrum, s=shape)).astype(np.float32)
 
-    def filtered(self, images: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
-        """Filtered back-projection of images, (n, n, n): `reconstruct` before the last step."""
-        return self._back_projected(self._ramp * self.transfers * images, self.box)
-
     def noise_level(self, snr: float, samplers: Sequence[SliceSampler]) -> float:
-        """Factor of `noise` for a signal-to-noise ratio of the filtered back-projection.
+        """Factor of `noise` for a signal-to-noise ratio of the subtomogram.
 
         Measured, since what the CTF spreads beyond the box is hard to tell from its square.
 
@@ -351,11 +357,11 @@ class TiltGeometry:
         rng = np.random.default_rng(_MEASURED_WITH)
         centre = np.zeros(3)
         signal = [
-            self.filtered(self.transfers * self.slices(sampler, turn, centre)).var()
+            self.reconstruct(self.transfers * self.slices(sampler, turn, centre)).var()
             for sampler in samplers
             for turn in random_rotations(_ORIENTATIONS_MEASURED, rng).as_matrix()
         ]
-        noise = [self.filtered(self.noise(rng)).var() for _ in range(_NOISES_MEASURED)]
+        noise = [self.reconstruct(self.noise(rng)).var() for _ in range(_NOISES_MEASURED)]
         return float(np.sqrt(np.mean(signal) / (np.mean(noise) * snr)))
 
     def _smeared(self, spectra: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -381,13 +387,18 @@ class TiltGeometry:
         for spectrum, matrix in zip(spectra, matrices, strict=True):
             image = scipy.fft.fftshift(scipy.fft.irfft2(spectrum, s=(2 * n, wide)))
             total += matrix @ image[rows].T
-        # [z, x, y] so far; as many fine pixels as there are share what one held.
-        volume = total.reshape(edge, edge, edge).transpose(0, 2, 1) * (_FINE * np.sqrt(n))
+        # [z, across, along the axis]; as many fine pixels as there are share what one held.
+        volume = total.reshape(edge, edge, edge) * (_FINE * np.sqrt(n))
+        if self.tilt_axis == "y":
+            volume = volume.transpose(0, 2, 1)
         return np.ascontiguousarray(volume)
 
 
 def _interpolation(edge: int, wide: int, tilt_deg: float) -> csr_array:
-    """Values at ``u = x cos + z sin`` of each [z, x] from fine pixels; zero outside the image."""
+    """Values at ``u = x cos + z sin`` of each [z, x] from fine pixels; zero outside the image.
+
+    x stands for the direction across the axis.
+    """
     angle = np.deg2rad(tilt_deg)
     axis = np.arange(edge, dtype=np.float64) - edge // 2
     place = (axis[:, None] * np.sin(angle) + axis[None, :] * np.cos(angle)).ravel()
