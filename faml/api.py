@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from faml.clock import StageClock
 from faml.config import BLIND_STARTS, DRAWN_MASKS, RunConfig, build_config, config_to_toml
 from faml.em.loop import EmRun, Progress
 from faml.em.schedule import first_align_shell
@@ -76,6 +77,8 @@ class RunResult:
     warnings : tuple of str
     halves : HalfResults or None
         Resolution and half-maps, where there are half-sets.
+    stage_seconds : dict of str to float
+        CPU seconds of each stage of the work, of all threads.
     """
 
     config: RunConfig
@@ -85,6 +88,7 @@ class RunResult:
     star: Path
     warnings: tuple[str, ...]
     halves: HalfResults | None = None
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
 def run(
@@ -157,7 +161,8 @@ def run_config(
     _check_columns(config, dataset)
     reference, warnings = _reference(config, particles)
     mask = _mask(config)
-    em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
+    clock = StageClock()
+    em = EmRun(particles, config, reference=reference, mask=mask, progress=progress, clock=clock)
     trials = _trials(em)
     directory = prepare_output_directory(config.output, dataset.files)
     write_text_atomic(directory / _CONFIG_NAME, _config_text(em))
@@ -166,7 +171,9 @@ def run_config(
         log_header(em, dataset)
         for warning in (*dataset.warnings, *warnings):
             _LOG.warning(warning)
-        return _carry_out(em, trials, dataset, directory, None, on_state, on_message, warnings)
+        done = _carry_out(em, trials, dataset, directory, None, on_state, on_message, warnings)
+        _LOG.info("CPU seconds: %s", clock)
+    return replace(done, stage_seconds=clock.seconds)
 
 
 def resume(
@@ -209,11 +216,14 @@ def resume(
     if state is not None and iterations is not None and iterations > state.iteration:
         state = state.going_on()
     mask = _mask(config)
-    em = EmRun(particles, config, reference=reference, mask=mask, progress=progress)
+    clock = StageClock()
+    em = EmRun(particles, config, reference=reference, mask=mask, progress=progress, clock=clock)
     with logged(folder):
         write_text_atomic(folder / _CONFIG_NAME, _config_text(em))
         _LOG.info("resumed after %s", f"iteration {state.iteration}" if state else "some starts")
-        return _carry_out(em, _trials(em), dataset, folder, state, on_state, on_message, warnings)
+        done = _carry_out(em, _trials(em), dataset, folder, state, on_state, on_message, warnings)
+        _LOG.info("CPU seconds: %s", clock)
+    return replace(done, stage_seconds=clock.seconds)
 
 
 def iterate(

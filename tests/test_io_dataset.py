@@ -14,11 +14,10 @@ from faml.io.wedge_files import (
     TiltRangeWeight,
     VolumeWeights,
     estimate_tilt_range_deg,
-    full_cube,
     observed_fraction,
     weight_power,
 )
-from faml.particles import wedge_weight
+from faml.particles import full_cube, wedge_weight
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")

@@ -19,10 +19,9 @@ from faml.errors import ConfigurationError
 from faml.io.dataset import open_particles
 from faml.io.mrc import read_volume, write_volume
 from faml.io.star import read_star
-from faml.io.wedge_files import full_cube
 from faml.metrics.fsc import fourier_shell_correlation, pearson
 from faml.metrics.resample import transform_volume
-from faml.particles import wedge_weight
+from faml.particles import full_cube, wedge_weight
 from faml.simulate.particles import simulate_particles
 from faml.simulate.specimen import ORIENTATIONS, draw_neighbours, draw_rotation, extent_voxels
 from faml.simulate.tilt_series import (

@@ -30,6 +30,7 @@ from faml.cli.options import (
 )
 from faml.cli.run import resume, run
 from faml.cli.simulate import simulate
+from faml.cli.snr import snr
 from faml.cli.symmetry import symmetry
 from faml.errors import FamlError
 
@@ -95,6 +96,7 @@ app.command()(resume)
 app.command()(symmetry)
 app.command()(simulate)
 app.command()(evaluate)
+app.command()(snr)
 
 
 @app.command()

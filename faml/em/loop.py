@@ -10,10 +10,12 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from faml.clock import StageClock
 from faml.config import BLIND_STARTS, RunConfig
 from faml.em.axes import (
     iterations_without_symmetry,
@@ -26,7 +28,7 @@ from faml.em.expectation import ParticleResult
 from faml.em.folds import folds_of
 from faml.em.groups import Estimates, Groups
 from faml.em.halves import agreement, frame_reach, split_into_halves, unmoved
-from faml.em.maximization import maximise
+from faml.em.maximization import MStep, maximise
 from faml.em.passes import FixedPose, Pass, Search, chunks_of, collect, in_order
 from faml.em.reseed import reseeded, reseeding, starved
 from faml.em.schedule import (
@@ -88,6 +90,8 @@ class EmRun:
     progress : Progress or None
     start_number : int
         Which of several random starts (`em.trials`); 1 is that of a run without others.
+    clock : StageClock, optional
+        Told where the time goes.
 
     Raises
     ------
@@ -104,10 +108,12 @@ class EmRun:
         mask: npt.NDArray[np.float32] | None = None,
         progress: Progress | None = None,
         start_number: int = 1,
+        clock: StageClock | None = None,
     ) -> None:
         self.particles = particles
         self.config = config
         self._progress = progress
+        self._clock = clock or StageClock()
         self._reference = reference
         self._mask = mask
         self._start_number = start_number
@@ -170,6 +176,7 @@ class EmRun:
             mask=self._mask,
             progress=self._progress,
             start_number=start_number,
+            clock=self._clock,
         )
 
     # ------------------------------------------------------------------ states
@@ -461,8 +468,13 @@ class EmRun:
 
         The halves' ``last`` maps have neither mask nor prior: they are there to be compared.
         """
+
+        def timed(*sums_and_model: Any, **settings: Any) -> MStep:
+            with self._clock.stage("averages"):
+                return maximise(*sums_and_model, **settings)
+
         solve = partial(
-            maximise,
+            timed,
             grid=grid,
             config=self.config.em,
             weight_maximum=self._weight_maximum if self.config.em.update == "impute" else None,
@@ -515,11 +527,12 @@ class EmRun:
             grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
         )
         explored = 0.0 if settled else exploration(iteration, self.config.em)
-        references = tuple(References(model, grid, bandwidth, explored) for model in models)
+        with self._clock.stage("references"):
+            references = tuple(References(model, grid, bandwidth, explored) for model in models)
+            # Tables are made here: pyshtools must not be called from a worker thread.
+            references[0].shell_plan, references[0].rotation_plan
+            prepare(strategy, references[0])
         views = ParticleViews(self.particles, grid)
-        # Tables are made here: pyshtools must not be called from a worker thread.
-        references[0].shell_plan, references[0].rotation_plan
-        prepare(strategy, references[0])
         balanced = classes_balanced(iteration - settled, self.config.em)
         search = Search(
             views=views,
@@ -532,6 +545,7 @@ class EmRun:
             balanced=balanced,
             sharpness=1.0 if settled else sharpness(iteration, self.config.em),
             refine=self._context if refine and self.config.search.refine else None,
+            clock=self._clock,
         )
         classes = models[0].classes
         if balanced:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from faml.clock import StageClock
 from faml.conventions import FloatArray
 from faml.em.balance import balanced_log_fractions, class_evidence, support_of_each_class
 from faml.em.expectation import (
@@ -82,19 +83,25 @@ class Search:
     """Power of the posteriors (`expectation.posterior`)."""
     refine: SearchContext | None
     """Limits of the local refinement of poses; None leaves them as the strategy found them."""
+    clock: StageClock
 
     def visit(self, index: int, sums: Statistics) -> ParticleResult:
         """Posterior of one particle; adds it to ``sums``."""
         references = self.references_of(index)
         particle, support = self._supported(index)
-        log_posterior, log_likelihood = posterior(particle, references, support, self.sharpness)
-        if self.refine is not None:
-            support = refine_support(
-                particle, references, support, log_posterior,
-                self.refine.max_shift_voxels, self.refine.config.local_angle_deg,
-            )  # fmt: skip
+        with self.clock.stage("posterior"):
             log_posterior, log_likelihood = posterior(particle, references, support, self.sharpness)
-        accumulate(particle, references, support, log_posterior, sums)
+        if self.refine is not None:
+            with self.clock.stage("refinement"):
+                support = refine_support(
+                    particle, references, support, log_posterior,
+                    self.refine.max_shift_voxels, self.refine.config.local_angle_deg,
+                )  # fmt: skip
+                log_posterior, log_likelihood = posterior(
+                    particle, references, support, self.sharpness
+                )
+        with self.clock.stage("sums"):
+            accumulate(particle, references, support, log_posterior, sums)
         nothing = log_normaliser(particle, references) - 0.5 * references.data_power(particle)
         return summarise(
             support, log_posterior, log_likelihood, log_likelihood - nothing, references.classes
@@ -126,12 +133,14 @@ class Search:
     def _supported(self, index: int) -> tuple[Particle, PoseSupport]:
         references = self.references_of(index)
         pose = self.before.pose(index)
-        particle = self.views.particle(index, pose, range(references.classes))
+        with self.clock.stage("reading"):
+            particle = self.views.particle(index, pose, range(references.classes))
         seeds = np.random.SeedSequence([self.seed, self.iteration % _STREAMS, index])
         rng = np.random.default_rng(seeds)
-        if self.balanced:
-            return particle, support_of_each_class(particle, references, self.strategy, rng)
-        return particle, self.strategy.support(particle, references, rng)
+        with self.clock.stage("candidates"):
+            if self.balanced:
+                return particle, support_of_each_class(particle, references, self.strategy, rng)
+            return particle, self.strategy.support(particle, references, rng)
 
 
 def chunks_of(members: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:

@@ -26,7 +26,7 @@ from faml.io.star import (
     Block,
     write_star,
 )
-from faml.io.wedge_files import full_cube
+from faml.particles import full_cube
 
 __all__ = [
     "CHECKPOINT_NAME",

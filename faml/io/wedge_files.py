@@ -19,7 +19,6 @@ __all__ = [
     "TiltRangeWeight",
     "VolumeWeights",
     "estimate_tilt_range_deg",
-    "full_cube",
     "observed_fraction",
     "weight_power",
 ]
@@ -139,25 +138,6 @@ class VolumeWeights:
     def _volume(self, index: int) -> npt.NDArray[np.float32]:
         self.check_header(index)
         return read_volume(self.paths[index]).values[: self.box]
-
-
-def full_cube(weight: FloatArray) -> npt.NDArray[np.float32]:
-    """A half-spectrum weight as RELION's full cube with DC at voxel n // 2.
-
-    Parameters
-    ----------
-    weight : (n, n, n // 2 + 1) float
-        Friedel symmetric.
-
-    Returns
-    -------
-    (n, n, n) float32
-    """
-    n = weight.shape[0]
-    mirror = -np.arange(n) % n
-    negative = weight[mirror][:, mirror][:, :, 1 : (n + 1) // 2][:, :, ::-1]
-    full = np.concatenate([weight, negative], axis=2)
-    return np.fft.fftshift(full).astype(np.float32)
 
 
 def weight_power(weight: FloatArray) -> float:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from faml.conventions import rotation_angle_deg
 from faml.errors import InputDataError
-from faml.metrics.align import align_volume
+from faml.metrics.align import Alignment, align_volume
 from faml.metrics.fsc import correlation_about_zero, fourier_shell_correlation, pearson
 from faml.metrics.labels import (
     adjusted_rand_index,
@@ -19,7 +20,7 @@ from faml.metrics.labels import (
     misclassified,
     pose_errors,
 )
-from faml.metrics.resample import transform_volume
+from faml.metrics.resample import Resampler, transform_volume
 from faml.metrics.symmetry_search import find_symmetry
 from faml.particles import ParticlePoses
 from faml.symmetry import PointGroup
@@ -45,10 +46,15 @@ class ClassEvaluation:
     correlation, correlation_about_zero : float
         Within the true structure's outline, after alignment: about the means (Pearson) and about
         zero, as Chimera's Fit in Map gives both.
+    box_correlation : float
+        About the means, over the whole box.
     mirror_correlation : float
         Of the mirror image of the class with the truth, whole boxes.
     mirrored : bool
         It is the mirror image that was found.
+    symmetry_correlation : float or None
+        Of the average and its copies, turned by the true structure's symmetry: mean over its
+        rotations. None where it has none.
     fsc : (n // 2,) float64
         Of the aligned map and the truth.
     rotation_deg, translation_voxels : (M,) float64
@@ -59,8 +65,10 @@ class ClassEvaluation:
     class_index: int
     correlation: float
     correlation_about_zero: float
+    box_correlation: float
     mirror_correlation: float
     mirrored: bool
+    symmetry_correlation: float | None
     fsc: npt.NDArray[np.float64]
     rotation_deg: npt.NDArray[np.float64]
     translation_voxels: npt.NDArray[np.float64]
@@ -169,8 +177,10 @@ def evaluate(
                 class_index=k,
                 correlation=pearson(average, placed, inside),
                 correlation_about_zero=correlation_about_zero(average, placed, inside),
+                box_correlation=pearson(average, placed),
                 mirror_correlation=other.correlation,
                 mirrored=other.correlation > aligned.correlation + _MIRRORED,
+                symmetry_correlation=_symmetric(average, rotations, centre, aligned),
                 fsc=fourier_shell_correlation(average, placed),
                 rotation_deg=np.zeros(0) if errors is None else errors.rotation_deg,
                 translation_voxels=np.zeros(0) if errors is None else errors.translation_voxels,
@@ -188,7 +198,31 @@ def evaluate(
 def _nothing(label: int, class_index: int, box: int) -> ClassEvaluation:
     """A structure without a class, or one whose class is empty."""
     none = np.zeros(0)
-    return ClassEvaluation(label, class_index, 0.0, 0.0, 0.0, False, np.zeros(box // 2), none, none)
+    return ClassEvaluation(
+        label, class_index, 0.0, 0.0, 0.0, 0.0, False, None, np.zeros(box // 2), none, none
+    )
+
+
+def _symmetric(
+    average: npt.NDArray[np.floating],
+    rotations: npt.NDArray[np.float64],
+    centre: npt.NDArray[np.float64],
+    aligned: Alignment,
+) -> float | None:
+    """How alike the average is to itself about axes of the truth, given in the truth's frame."""
+    if len(rotations) == 1:
+        return None
+    # `aligned` brings the average onto the truth: x -> R x + t; axes go the other way.
+    back = aligned.rotation.T
+    middle = back @ (centre - aligned.translation)
+    resampler = Resampler(average)
+    scores = []
+    for rotation in rotations:
+        turn = back @ rotation @ back.T
+        if rotation_angle_deg(turn, np.eye(3)) < 1e-3:
+            continue
+        scores.append(pearson(average, resampler.place(turn, middle - turn @ middle)))
+    return float(np.mean(scores))
 
 
 def _equivalents(

@@ -7,7 +7,7 @@ from faml.particles.particle_set import (
     VolumeReader,
     WeightReader,
 )
-from faml.particles.wedge import wedge_weight, weight_from_volume
+from faml.particles.wedge import full_cube, wedge_weight, weight_from_volume
 
 __all__ = [
     "MemoryReader",
@@ -15,6 +15,7 @@ __all__ = [
     "ParticleSet",
     "VolumeReader",
     "WeightReader",
+    "full_cube",
     "wedge_weight",
     "weight_from_volume",
 ]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from faml.conventions import FloatArray
 from faml.errors import InputDataError
 
-__all__ = ["WEIGHT_FLOOR", "wedge_weight", "weight_from_volume"]
+__all__ = ["WEIGHT_FLOOR", "full_cube", "wedge_weight", "weight_from_volume"]
 
 WEIGHT_FLOOR = 1e-3
 """Relative floor of W below which the noise no longer scales with W; y and W are zeroed there."""
@@ -97,6 +97,25 @@ def weight_from_volume(
         )
     weight[weight < WEIGHT_FLOOR * weight.max()] = 0.0
     return weight
+
+
+def full_cube(weight: FloatArray) -> npt.NDArray[np.float32]:
+    """A half-spectrum weight as RELION's full cube with DC at voxel n // 2.
+
+    Parameters
+    ----------
+    weight : (n, n, n // 2 + 1) float
+        Friedel symmetric.
+
+    Returns
+    -------
+    (n, n, n) float32
+    """
+    n = weight.shape[0]
+    mirror = -np.arange(n) % n
+    negative = weight[mirror][:, mirror][:, :, 1 : (n + 1) // 2][:, :, ::-1]
+    full = np.concatenate([weight, negative], axis=2)
+    return np.fft.fftshift(full).astype(np.float32)
 
 
 def half_weight_volume(volume: FloatArray, n: int, name: str) -> npt.NDArray[np.float32]:

@@ -15,9 +15,8 @@ from faml.errors import ConfigurationError, InputDataError, OutputError
 from faml.io.mrc import write_volume
 from faml.io.star import ANGLE_COLUMNS, ORIGIN_COLUMNS, write_star
 from faml.io.truth import true_column
-from faml.io.wedge_files import full_cube
 from faml.metrics.resample import Resampler
-from faml.particles import ParticlePoses, ParticleSet, wedge_weight
+from faml.particles import ParticlePoses, ParticleSet, full_cube, wedge_weight
 from faml.simulate.specimen import (
     ORIENTATIONS,
     Neighbour,

@@ -79,6 +79,15 @@ def shell_indices(n: int) -> npt.NDArray[np.int32]:
     return np.floor(radius + 0.5).astype(np.int32)
 
 
+def half_multiplicity(n: int) -> npt.NDArray[np.float32]:
+    """How many components of the whole spectrum each of the half stands for, (n // 2 + 1,)."""
+    multiplicity = np.full(n // 2 + 1, 2.0, dtype=np.float32)
+    multiplicity[0] = 1.0
+    if n % 2 == 0:
+        multiplicity[-1] = 1.0
+    return multiplicity
+
+
 def sum_over_shells(
     shells: npt.NDArray[np.int32], values: npt.NDArray[np.floating], count: int
 ) -> npt.NDArray[np.float64]:
