@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from faml.cli.compare import compare
 from faml.cli.evaluate import evaluate
 from faml.cli.options import (
     Diameter,
@@ -97,6 +98,7 @@ app.command()(symmetry)
 app.command()(simulate)
 app.command()(evaluate)
 app.command()(snr)
+app.command()(compare)
 
 
 @app.command()

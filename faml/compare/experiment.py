@@ -1,0 +1,277 @@
+"""What an experiment is: data, methods, seeds, and the runs that follow from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from faml.config import build_config, validated
+from faml.errors import ConfigurationError, InputDataError
+from faml.simulate.settings import Simulation, build_simulation
+from faml.symmetry import point_group
+
+__all__ = ["DataPoint", "Experiment", "Method", "Task", "read_experiment"]
+
+_KEY_LENGTH = 10
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Method(_Section):
+    """One way of going from particles to averages."""
+
+    kind: Literal["faml", "oracle", "relion"] = "faml"
+    """The oracle averages at the true poses and classes."""
+    preset: str = "robust"
+    data: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, Any] = Field(default_factory=dict)
+    em: dict[str, Any] = Field(default_factory=dict)
+    """Sections of a faml run (`faml.config`)."""
+    arguments: tuple[str, ...] = ()
+    """Of relion_refine, beyond those that say what the data are."""
+    iterations: int = Field(default=10, ge=1)
+    """Of RELION."""
+    minutes: float | None = Field(default=None, gt=0)
+    """After which RELION is stopped; what it has reached then counts."""
+    only: dict[str, list[Any]] = Field(default_factory=dict)
+    """Values of sweeps or ``case`` that the method is run on; others are left out."""
+
+
+class Experiment(_Section):
+    """A file of `experiments/`."""
+
+    title: str
+    section: str = ""
+    """Of the paper."""
+    about: str = ""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    data: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the simulation (`faml.simulate.settings`), but for the seed."""
+    cases: tuple[dict[str, Any], ...] = ()
+    """Settings that differ between data sets, each with a ``name``."""
+    sweep: dict[str, list[Any]] = Field(default_factory=dict)
+    """Settings of the simulation and the values each takes; all combinations are run."""
+    symmetries: tuple[str, ...] = ("C1",)
+    """Of the structures, once or once each: poses are compared up to it."""
+    methods: dict[str, Method] = Field(min_length=1)
+    paper: tuple[dict[str, Any], ...] = ()
+    """What the paper reports, as rows of a table."""
+    quick: dict[str, Any] = Field(default_factory=dict)
+    """What the quick variant has instead; tables are merged, anything else is replaced."""
+
+    @field_validator("symmetries")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            point_group(name)
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Experiment:
+        for what in (self.data, self.sweep, *self.cases):
+            if "seed" in what:
+                msg = "the seed of a simulation is the run's: give `seeds`"
+                raise ValueError(msg)
+        if any(not values for values in self.sweep.values()):
+            msg = "a sweep needs values: expected a list that is not empty"
+            raise ValueError(msg)
+        names = [case.get("name") for case in self.cases]
+        if None in names or len(set(names)) < len(names):
+            msg = f"every case needs a name of its own, found {names}"
+            raise ValueError(msg)
+        return self
+
+
+@dataclass(frozen=True)
+class DataPoint:
+    """One simulated data set.
+
+    Attributes
+    ----------
+    simulation : Simulation
+        Paths of models are relative to the experiment's file.
+    case : str
+        Name, where the experiment has cases.
+    swept : dict
+        Values of the settings that the experiment varies.
+    key : str
+        Of everything that makes it, the content of models included.
+    """
+
+    simulation: Simulation
+    case: str
+    swept: dict[str, Any]
+    key: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One method on one data set.
+
+    Attributes
+    ----------
+    experiment : str
+        Name of its file.
+    base : Path
+        Directory of the experiment's file.
+    data : DataPoint
+    name : str
+        Of the method.
+    method : Method
+    symmetries : tuple of str
+    threads : int
+    """
+
+    experiment: str
+    base: Path
+    data: DataPoint
+    name: str
+    method: Method
+    symmetries: tuple[str, ...]
+    threads: int
+
+    @property
+    def key(self) -> str:
+        """Under which its result is kept: the same for the same settings and data only."""
+        what = {
+            "data": self.data.key,
+            "method": self.method.model_dump(mode="json", exclude={"only"}),
+            "symmetries": self.symmetries,
+        }
+        parts = [self.name, self.data.case, f"seed{self.data.simulation.seed}", _digest(what)]
+        return "-".join(part for part in parts if part)
+
+    @property
+    def label(self) -> str:
+        """For a person."""
+        swept = (f"{name} {_short(value)}" for name, value in self.data.swept.items())
+        parts = [self.name, self.data.case, *swept, f"seed {self.data.simulation.seed}"]
+        return ", ".join(part for part in parts if part)
+
+
+def read_experiment(path: Path, *, quick: bool = False) -> tuple[Experiment, list[Task]]:
+    """An experiment and its runs, those on one data set next to each other, one thread each.
+
+    Parameters
+    ----------
+    path : Path
+        TOML.
+    quick : bool
+        The quick variant.
+
+    Raises
+    ------
+    InputDataError
+        The file, or a model it names, cannot be read.
+    ConfigurationError
+        It is no TOML, or a setting is unknown or out of range; of methods and simulations, too.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: expected TOML: {error}") from error
+    if quick:
+        values = _merged(values, values.get("quick", {}))
+    try:
+        experiment = validated(Experiment, values)
+        return experiment, _tasks(experiment, path)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(values)
+    for name, value in changes.items():
+        old = result.get(name)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        result[name] = _merged(old, value) if both and isinstance(old, dict) else value
+    return result
+
+
+def _tasks(experiment: Experiment, path: Path) -> list[Task]:
+    for name, method in experiment.methods.items():
+        try:
+            _check(method)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"method {name}: {error}") from error
+    tasks = []
+    for point in _data_points(experiment, path.parent):
+        where = point.swept | ({"case": point.case} if point.case else {})
+        for name, method in experiment.methods.items():
+            unknown = set(method.only) - set(where)
+            if unknown:
+                raise ConfigurationError(
+                    f"method {name}: `only` names {', '.join(sorted(unknown))}, which the "
+                    "experiment does not vary"
+                )
+            if all(where[what] in values for what, values in method.only.items()):
+                tasks.append(
+                    Task(path.stem, path.parent, point, name, method, experiment.symmetries, 1)
+                )
+    return tasks
+
+
+def _check(method: Method) -> None:
+    """Find what is wrong with a method before the first run has begun."""
+    if method.kind == "faml":
+        build_config(preset=method.preset, data=method.data, search=method.search, em=method.em)
+    unused = {
+        "faml": ("arguments", "minutes"),
+        "oracle": ("arguments", "minutes", "search"),
+        "relion": ("search", "em"),
+    }[method.kind]
+    given = [name for name in unused if getattr(method, name)]
+    if given:
+        raise ConfigurationError(f"{', '.join(given)} do not belong to kind {method.kind!r}")
+
+
+def _data_points(experiment: Experiment, base: Path) -> list[DataPoint]:
+    names = list(experiment.sweep)
+    points = []
+    for case in experiment.cases or ({},):
+        own = {name: value for name, value in case.items() if name != "name"}
+        for values in product(*experiment.sweep.values()):
+            swept = dict(zip(names, values, strict=True))
+            for seed in experiment.seeds:
+                settings = experiment.data | own | swept
+                simulation = build_simulation(**settings, seed=seed)
+                if len(experiment.symmetries) not in (1, len(simulation.models)):
+                    raise ConfigurationError(
+                        f"expected symmetries once or once per model ({len(simulation.models)}), "
+                        f"found {len(experiment.symmetries)}"
+                    )
+                key = _data_key(simulation, base)
+                points.append(DataPoint(simulation, str(case.get("name", "")), swept, key))
+    return points
+
+
+def _data_key(simulation: Simulation, base: Path) -> str:
+    models = []
+    for model in simulation.models:
+        try:
+            models.append(hashlib.sha256((base / model).read_bytes()).hexdigest())
+        except OSError as error:
+            raise InputDataError(
+                f"{base / model}: expected a model, cannot read it ({error.strerror})"
+            ) from error
+    return _digest({"models": models, "settings": simulation.model_dump(exclude={"models"})})
+
+
+def _digest(what: Any) -> str:
+    text = json.dumps(what, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def _short(value: Any) -> str:
+    return " to ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else f"{value}"

@@ -1,0 +1,190 @@
+"""One run of an experiment, in a process of its own: simulated data in, measures out."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faml import api
+from faml.compare.experiment import Method, Task
+from faml.compare.relion import run_relion
+from faml.config import build_config
+from faml.em.state import State
+from faml.evaluation import class_maps, evaluate_files
+from faml.io.dataset import Dataset
+from faml.io.star import ANGLE_COLUMNS, ORIGIN_COLUMNS, numbers, read_star, write_star
+from faml.io.truth import true_column
+from faml.simulate.dataset import simulate_dataset
+
+__all__ = ["carry_out", "make_data"]
+
+_STAR_VERSION = 30001
+
+
+def make_data(task: Task, directory: Path) -> None:
+    """Simulate a task's particles, unless that was done before."""
+    if not directory.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        simulate_dataset(task.data.simulation, directory, base=task.base)
+
+
+def carry_out(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
+    """Run a task and compare what it finds with the truth.
+
+    Parameters
+    ----------
+    task : Task
+    data : Path
+        Its particles (`make_data`).
+    scratch : Path
+        A directory for the run, emptied before and removed after it.
+
+    Returns
+    -------
+    dict
+        Plain types: ``settings`` of the run, ``cost``, and the `evaluation.evaluate_files`.
+
+    Raises
+    ------
+    FamlError
+        The run, or what it is compared with, cannot be used.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    began, cpu_began = time.perf_counter(), _cpu_seconds()
+    found = {"faml": _faml, "oracle": _oracle, "relion": _relion}[task.method.kind](
+        task, data, scratch
+    )
+    cost = {
+        "wall_s": round(time.perf_counter() - began, 2),
+        "cpu_s": round(_cpu_seconds() - cpu_began, 2),
+        "memory_mb": round(_peak_bytes() / 2**20),
+    }
+    maps, star = class_maps(scratch / "found"), scratch / "found" / "particles.star"
+    report = {}
+    if maps:
+        report = evaluate_files(maps, star, data, symmetries=task.symmetries)
+    shutil.rmtree(scratch, ignore_errors=True)
+    simulation = task.data.simulation
+    return {
+        "settings": {
+            "experiment": task.experiment,
+            "method": task.name,
+            "kind": task.method.kind,
+            "case": task.data.case,
+            **{name: _plain(value) for name, value in task.data.swept.items()},
+            "seed": simulation.seed,
+            "box": simulation.box,
+            "voxel_size_angstrom": simulation.voxel_size_angstrom,
+            "snr": simulation.snr,
+            "n": sum(simulation.counts_of_models),
+            "tilt_range_deg": _plain(simulation.tilt_range_deg),
+            "threads": task.threads,
+            "faml_version": version("faml"),
+            "machine": f"{platform.machine()}, {platform.system()}",
+        },
+        "cost": cost | found,
+        **report,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Lists as text: one cell of a table each."""
+    return " ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else value
+
+
+def _cpu_seconds() -> float:
+    own, others = (resource.getrusage(who) for who in _WHO)
+    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
+
+
+def _peak_bytes() -> float:
+    """Of this process or the largest it has waited for."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return unit * max(float(resource.getrusage(who).ru_maxrss) for who in _WHO)
+
+
+_WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+
+def _faml(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
+    method, seed = task.method, task.data.simulation.seed
+    em = {"classes": len(task.data.simulation.models), "seed": seed} | method.em
+    config = _config(task, method, data / "particles.star", scratch / "found", em)
+    times: list[float] = []
+
+    def on_state(state: State, dataset: Dataset) -> None:
+        del state, dataset
+        times.append(time.perf_counter())
+
+    result = api.run_config(config, on_state=on_state)
+    stages = {name: round(seconds, 2) for name, seconds in result.stage_seconds.items()}
+    particles, passes = len(result.state.assignments), result.state.iteration + 1
+    each = np.diff(times)
+    return {
+        "status": result.state.stop_reason or "all iterations done",
+        "iterations": result.state.iteration,
+        "aligned_to_angstrom": round(
+            task.data.simulation.box
+            * task.data.simulation.voxel_size_angstrom
+            / result.state.align_shell,
+            2,
+        ),
+        "s_per_iteration": round(float(np.median(each)), 3) if len(each) else None,
+        "cpu_s_per_particle_iteration": round(sum(stages.values()) / particles / passes, 4),
+        "stages": stages,
+    }
+
+
+def _config(task: Task, method: Method, star: Path, output: Path, em: dict[str, Any]) -> Any:
+    return build_config(
+        preset=method.preset,
+        data={"invert": task.data.simulation.dark} | method.data | {"inputs": (str(star),)},
+        search=method.search,
+        em=em,
+        output=str(output),
+        threads=task.threads,
+    )
+
+
+def _oracle(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
+    """Averages at the true poses of the particles of each structure."""
+    star = read_star(data / "particles.star")
+    table = star.particles.copy()
+    columns = (*ANGLE_COLUMNS, *ORIGIN_COLUMNS, "rlnClassNumber")
+    for name in columns:
+        table[name] = table[true_column(name)]
+    labels = numbers(star, star.particles, true_column("rlnClassNumber")).astype(int)
+    (scratch / "found").mkdir()
+    assert star.optics is not None  # of our own making
+    for label in range(1, len(task.data.simulation.models) + 1):
+        # Beside the images, whose names are relative.
+        one = data / f"oracle_{label}.star"
+        write_star(one, {"optics": star.optics, "particles": table[labels == label]}, _STAR_VERSION)
+        em = {"start": "poses", "iterations": 0, "folds": 1} | task.method.em
+        output = scratch / f"of_{label}"
+        result = api.run_config(_config(task, task.method, one, output, em))
+        result.maps[0].rename(scratch / "found" / f"class_{label:03d}.mrc")
+    blocks = {"optics": star.optics, "particles": table}
+    write_star(scratch / "found" / "particles.star", blocks, _STAR_VERSION)
+    return {"status": "true poses", "iterations": 0}
+
+
+def _relion(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
+    return run_relion(
+        data,
+        scratch / "found",
+        classes=len(task.data.simulation.models),
+        iterations=task.method.iterations,
+        arguments=task.method.arguments,
+        seed=task.data.simulation.seed,
+        threads=task.threads,
+        minutes=task.method.minutes,
+    )
