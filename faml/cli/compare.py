@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+_ON_THE_PAGE_ONLY = (
+    "r of box",
+    "r of symmetry",
+    "within 20 degrees",
+    "F1 mean",
+    "adjusted Rand",
+    "CPU s per particle and iteration",
+    "CPU s in all",
+    "peak memory, MB",
+)
+"""A terminal is narrow."""
+
 
 def compare(
     files: Annotated[
@@ -69,9 +81,8 @@ def compare(
         name = path.stem + ("-quick" if quick else "")
         directory = (output or path.parent / "results") / name
         chosen = _chosen(experiment, tasks, methods, seeds)
-        todo = missing(chosen, directory)
-        if not tables_only and todo:
-            _check_relion(todo)
+        todo = [] if tables_only else _possible(missing(chosen, directory), console)
+        if todo:
             number = jobs or jobs_that_fit(todo, threads, all_cores())
             console.print(
                 f"{experiment.title}: {len(todo)} of {len(chosen)} runs to do, {number} at a time"
@@ -127,12 +138,15 @@ def _chosen(
     ]
 
 
-def _check_relion(tasks: list[Task]) -> None:
-    """RELION is a row where it is installed; a run without is no failure."""
+def _possible(tasks: list[Task], console: Any) -> list[Task]:
+    """RELION has rows where it is installed."""
     from faml.compare.relion import find_relion
 
-    if find_relion() is None:
-        tasks[:] = [task for task in tasks if task.method.kind != "relion"]
+    possible = [task for task in tasks if task.method.kind != "relion"]
+    if len(possible) == len(tasks) or find_relion() is not None:
+        return tasks
+    console.print("relion_refine is not on the PATH: its runs are left out")
+    return possible
 
 
 class _Told:
@@ -160,6 +174,7 @@ def _show(experiment: Experiment, table: Any, console: Any) -> None:
     from faml.compare.page import summary
 
     shown = summary(table, list(experiment.sweep), len(experiment.seeds))
+    shown = shown[[name for name in shown if name not in _ON_THE_PAGE_ONLY]]
     printed = Table(*shown.columns, title=experiment.title)
     for row in shown.to_numpy():
         printed.add_row(*map(str, row))

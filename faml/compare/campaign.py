@@ -6,12 +6,12 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,7 @@ def run_tasks(
     pool = ProcessPoolExecutor(
         jobs,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_one_thread,
+        initializer=_begin_worker,
         max_tasks_per_child=1,
     )
     making: dict[Future[None], tuple[Path, list[Task]]] = {}
@@ -185,8 +185,16 @@ def run_tasks(
     return failures
 
 
-_one_thread = partial(threadpool_limits, limits=1)
-"""Of BLAS, in every process: runs are what is parallel."""
+def _begin_worker() -> None:
+    """Ctrl-C is the main process' business, which then ends the others, RELION with them."""
+    threadpool_limits(limits=1)  # of BLAS: runs are what is parallel
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, frame: object) -> None:
+    del frame
+    raise SystemExit(128 + number)
 
 
 def _outcome(future: Future[Any]) -> Any:
