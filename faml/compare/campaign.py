@@ -29,6 +29,7 @@ __all__ = ["Failure", "jobs_that_fit", "missing", "results", "run_tasks"]
 _ROWS, _WORK = "rows", "work"
 _SHARE_OF_MEMORY = 0.8
 _FOLDS = 5
+_PATIENCE_SECONDS = 0.2
 
 OnDone = Callable[[Task, "dict[str, Any] | Failure"], None]
 
@@ -178,7 +179,7 @@ def run_tasks(
                     if open_runs[data] == 0:
                         shutil.rmtree(data, ignore_errors=True)
     except BaseException:
-        _end(pool)
+        _end(pool, [*making, *running])
         raise
     pool.shutdown()
     shutil.rmtree(work, ignore_errors=True)
@@ -194,6 +195,7 @@ def _begin_worker() -> None:
 
 def _leave(number: int, frame: object) -> None:
     del frame
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
     raise SystemExit(128 + number)
 
 
@@ -210,14 +212,16 @@ def _outcome(future: Future[Any]) -> Any:
         ) from error
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
+def _end(pool: ProcessPoolExecutor, futures: Sequence[Future[Any]]) -> None:
     """Stop at once; whoever gives the command again starts what was running anew."""
-    processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join()
+    for future in futures:
+        future.cancel()
+    while not all(future.done() for future in futures):
+        # One more may have been handed to a worker, and begin when another ends.
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        wait(futures, timeout=_PATIENCE_SECONDS)
+    pool.shutdown(cancel_futures=True)
 
 
 def _row(directory: Path, task: Task) -> Path:
