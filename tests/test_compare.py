@@ -121,6 +121,7 @@ def test_keys_change_with_what_makes_a_result(experiment):
         ("max_candidates = 5", "candidates = 5", "method faml: unknown setting search.candidates"),
         ('kind = "oracle"', 'kind = "oracle"\nminutes = 3', "minutes do not belong"),
         ("only = { snr", "only = { angle", "does not vary"),
+        ('kind = "oracle"', 'kind = "oracle"\nweights = "wedge"', "weights do not belong"),
         ("snr = [0.5, 0.2]", "snr = []", "not empty"),
         ("[sweep]", "[[cases]]\nbox = 24\n[sweep]", "name of its own"),
     ],
@@ -295,6 +296,24 @@ def test_without_relion_its_rows_are_left_out(experiment, capsys, monkeypatch):
     code, out, err = call(capsys, experiment, "--method", "relion")
     assert (code, err) == (0, "")
     assert "relion_refine is not on the PATH" in out
+
+
+def test_weights_may_be_kept_from_a_method(experiment, tmp_path):
+    """CTF^2 volumes are there; without them particles are read as if behind a plain wedge."""
+    series = 'noise = "tilt-series"\ntilt_step_deg = 6.0\ndefocus_um = [4.0]\n[sweep]'
+    text = TEXT.replace("[sweep]", series).replace("snr = [0.5]", "snr = [5.0]")
+    text = text.replace("snr = [0.5, 0.2]", "snr = [5.0]")
+    text += '[methods.blind]\nweights = "wedge"\nem = { start = "poses", iterations = 0 }\n'
+    experiment.write_text(text)
+    _, tasks = read_experiment(experiment, quick=True)
+    oracle, blind = (next(t for t in tasks if t.name == name) for name in ("oracle", "blind"))
+    make_data(oracle, tmp_path / "data")
+    best = carry_out(oracle, tmp_path / "data", tmp_path / "a")
+    # Poses are the true ones: what is worse is worse for want of weights.
+    star = tmp_path / "data" / "particles.star"
+    (tmp_path / "data" / "oracle_1.star").replace(star)
+    found = carry_out(blind, tmp_path / "data", tmp_path / "b")
+    assert found["classes"][0]["r"] < best["classes"][0]["r"] - 0.02
 
 
 @pytest.mark.slow

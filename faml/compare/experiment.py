@@ -36,6 +36,8 @@ class Method(_Section):
     search: dict[str, Any] = Field(default_factory=dict)
     em: dict[str, Any] = Field(default_factory=dict)
     """Sections of a faml run (`faml.config`)."""
+    weights: Literal["all", "wedge"] = "all"
+    """What is known of each particle's weight: the simulated volumes, or the tilt range alone."""
     arguments: tuple[str, ...] = ()
     """Of relion_refine, beyond those that say what the data are."""
     iterations: int = Field(default=10, ge=1)
@@ -232,6 +234,8 @@ def _check(method: Method) -> None:
         "relion": ("search", "em"),
     }[method.kind]
     given = [name for name in unused if getattr(method, name)]
+    if method.weights == "wedge" and method.kind != "faml":
+        given.append("weights")
     if given:
         raise ConfigurationError(f"{', '.join(given)} do not belong to kind {method.kind!r}")
 

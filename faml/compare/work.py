@@ -117,7 +117,10 @@ _WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 def _faml(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
     method, seed = task.method, task.data.simulation.seed
     em = {"classes": len(task.data.simulation.models), "seed": seed} | method.em
-    config = _config(task, method, data / "particles.star", scratch / "found", em)
+    star = data / "particles.star"
+    if method.weights == "wedge":
+        star = _without_weights(star)
+    config = _config(task, method, star, scratch / "found", em)
     times: list[float] = []
 
     def on_state(state: State, dataset: Dataset) -> None:
@@ -143,10 +146,26 @@ def _faml(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
     }
 
 
+def _without_weights(star: Path) -> Path:
+    """The same particles, of whose weights nothing is said."""
+    table = read_star(star)
+    assert table.optics is not None  # of our own making
+    plain = star.with_name("without_weights.star")
+    blocks = {
+        "optics": table.optics.drop(columns="rlnCtfDataAreCtfPremultiplied", errors="ignore"),
+        "particles": table.particles.drop(columns="rlnCtfImage"),
+    }
+    write_star(plain, blocks, _STAR_VERSION)
+    return plain
+
+
 def _config(task: Task, method: Method, star: Path, output: Path, em: dict[str, Any]) -> Any:
+    data: dict[str, Any] = {"invert": task.data.simulation.dark} | method.data
+    if method.weights == "wedge":
+        data["tilt_range_deg"] = task.data.simulation.tilt_range_deg
     return build_config(
         preset=method.preset,
-        data={"invert": task.data.simulation.dark} | method.data | {"inputs": (str(star),)},
+        data=data | {"inputs": (str(star),)},
         search=method.search,
         em=em,
         output=str(output),
