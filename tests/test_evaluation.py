@@ -98,10 +98,26 @@ def test_poses_are_compared_up_to_symmetry_wherever_its_axes_lie():
     equivalent = ParticlePoses(turns, moved)
     zeros = np.zeros(12, dtype=int)
     (each,) = compared(truths, truths, truth, zeros, zeros, equivalent, "C3").classes
+    assert each.symmetry_correlation > 0.98
     assert each.rotation_deg.max() < 3.0
     assert each.translation_voxels.max() < 0.5
     (blind,) = compared(truths, truths, truth, zeros, zeros, equivalent).classes
+    assert blind.symmetry_correlation is None
     assert np.median(blind.rotation_deg) > 30.0 or (blind.rotation_deg > 60).mean() > 0.3
+
+
+def test_symmetry_of_an_average_is_judged_about_the_truth_s_axes_in_its_own_frame():
+    turn = Rotation.from_rotvec([0.3, -0.6, 0.2]).as_matrix()
+    truth = transform_volume(structure(3, "C3"), turn, np.array([1.0, -0.5, 0.7]))
+    lopsided = truth + 0.5 * truth.max() / structure(7).max() * structure(7)
+    poses, zeros = poses_of(6), np.zeros(6, dtype=int)
+    scores = []
+    for average in (truth, lopsided):
+        moved = [transform_volume(average, *MOTION)]
+        (each,) = compared(moved, [truth], poses, zeros, zeros, symmetry="C3").classes
+        scores.append(each.symmetry_correlation)
+    assert scores[0] > 0.97
+    assert scores[1] < scores[0] - 0.03
 
 
 def test_a_symmetry_that_structures_have_not_is_refused():
