@@ -65,7 +65,7 @@ def evaluate_files(
     """
     if not 0 <= max_shift_voxels < np.inf:
         raise ConfigurationError(
-            f"expected --max-shift of 0 voxels or more, found {max_shift_voxels:g}"
+            f"expected a largest shift of 0 voxels or more, found {max_shift_voxels:g}"
         )
     groups = [point_group(name) for name in symmetries]
     averages, size = read_maps(maps, star.parent)
@@ -90,7 +90,7 @@ def evaluate_files(
         groups *= len(references)
     if len(groups) != len(references):
         raise ConfigurationError(
-            f"expected --symmetry once or {len(references)} times, found it {len(groups)} times"
+            f"expected one symmetry, or one per structure ({len(references)}), found {len(groups)}"
         )
     result = evaluate(
         averages,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import stat
@@ -23,7 +24,7 @@ from faml.compare.page import results_page, section_of, summary
 from faml.compare.pictures import draw_pictures
 from faml.compare.table import tidy, write_tables
 from faml.compare.work import carry_out, make_data
-from faml.errors import ConfigurationError, FamlError, InputDataError
+from faml.errors import ConfigurationError, FamlError, InputDataError, OutputError
 from faml.io.mrc import write_volume
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -84,9 +85,7 @@ def test_all_combinations_are_run_and_no_others(experiment):
     assert len(tasks) == 2 * 2 + 2
     assert [t.name for t in tasks].count("oracle") == 2
     assert len({t.key for t in tasks}) == 6
-    # Those on one data set are next to each other, so that it is made once.
-    keys = [t.data.key for t in tasks]
-    assert len(set(keys)) == sum(a != b for a, b in zip(keys, [*keys[1:], None], strict=True))
+    assert len({t.data.key for t in tasks}) == 4
     assert tasks[0].data.simulation.seed == 1
 
 
@@ -117,13 +116,22 @@ def test_keys_change_with_what_makes_a_result(experiment):
         ('title = "Two ways"', "title = ", "expected TOML"),
         ("box = 20", "boks = 20", "boks"),
         ('["C1"]', '["X9"]', "X9"),
-        ('["C1"]', '["C1", "C1"]', "once per model"),
+        ('["C1"]', '["C1", "C1"]', "one per model"),
         ("max_candidates = 5", "candidates = 5", "method faml: unknown setting search.candidates"),
-        ('kind = "oracle"', 'kind = "oracle"\nminutes = 3', "minutes do not belong"),
+        ('kind = "oracle"', 'kind = "oracle"\nminutes = 3', "minutes does not belong"),
         ("only = { snr", "only = { angle", "does not vary"),
-        ('kind = "oracle"', 'kind = "oracle"\nweights = "wedge"', "weights do not belong"),
+        ('kind = "oracle"', 'kind = "oracle"\nweights = "wedge"', "weights does not belong"),
         ("snr = [0.5, 0.2]", "snr = []", "not empty"),
-        ("[sweep]", "[[cases]]\nbox = 24\n[sweep]", "name of its own"),
+        ("snr = [0.5, 0.2]", "snr = [0.5, -1.0]", "above 0, found -1"),
+        ("snr = [0.5, 0.2]", "snr = [0.5, 0.5]", "found faml, snr 0.5, seed 1 twice"),
+        ("seeds = [1, 2]", "seeds = [1, 1]", "twice"),
+        ("only = { snr = [0.5] }", "only = { snr = [0.4] }", "leaves nothing"),
+        ("folds = 1 }", "folds = 1, seed = 3 }", "are the experiment's"),
+        ("search = {", "iterations = 5\nsearch = {", "iterations does not belong"),
+        ("[methods.faml]", '[methods."a/b"]', "should match pattern"),
+        ("[sweep]", "[[cases]]\nbox = 24\n[sweep]", "cases.0.name"),
+        ("[sweep]", '[[cases]]\nname = "a"\n[[cases]]\nname = "a"\n[sweep]', "name of its own"),
+        ("max_shift_voxels = 1.0", "max_shift_voxels = 1.0\ncounts = [0]", "expected TOML"),
     ],
 )
 def test_wrong_experiments_are_refused_at_once(experiment, old, new, message, capsys):
@@ -150,7 +158,7 @@ def test_unknown_methods_and_seeds_are_refused(experiment, capsys):
     assert call(capsys, experiment, "--method", "fa")[0] == 2
     code, _, err = call(capsys, experiment, "--seed", 7)
     assert code == 2
-    assert "expected seeds 1, 2, found 7" in err
+    assert "expected seeds of these experiments, 1, 2, found 7" in err
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.toml")), ids=lambda p: p.stem)
@@ -164,9 +172,19 @@ def test_shipped_experiments_are_whole(path, quick):
 
 def test_as_many_runs_as_fit(experiment):
     _, tasks = read_experiment(experiment)
-    assert jobs_that_fit(tasks, 2, 1) == 1
-    assert jobs_that_fit(tasks, 1, 2) == 2
-    assert jobs_that_fit([], 1, 3) == 3
+    assert jobs_that_fit(tasks, 1) == 1
+    assert jobs_that_fit(tasks, 2) == 2
+    assert jobs_that_fit([], 3) == 1
+
+
+@pytest.mark.slow
+def test_a_shipped_experiment_runs(tmp_path, capsys):
+    path = EXPERIMENTS / "ctf.toml"
+    code, _, err = call(capsys, path, "--quick", "-o", tmp_path)
+    assert (code, err) == (0, "")
+    table = pd.read_csv(tmp_path / "ctf-quick" / "table.csv")
+    assert set(table["method"]) == {"faml", "without-weights", "oracle"}
+    assert (table["r"] > 0.3).all()
 
 
 # ------------------------------------------------------------------------------------------- runs
@@ -213,13 +231,63 @@ def test_failures_are_told_and_tried_again(experiment, tmp_path):
     _, tasks = read_experiment(experiment, quick=True)
     (experiment.parent / "model.mrc").write_bytes(b"nothing")
     told = []
-    failures = run_tasks(
-        tasks, tmp_path / "out", jobs=1, threads=1, on_done=lambda *what: told.append(what)
-    )
+    failures = run_tasks(tasks, tmp_path / "out", jobs=1, on_done=lambda *what: told.append(what))
     assert [f.exit_code for f in failures] == [3, 3]
     assert all("model.mrc" in f.message for f in failures)
     assert all(isinstance(outcome, Failure) for _, outcome in told)
     assert len(missing(tasks, tmp_path / "out")) == 2
+
+
+def test_a_run_that_breaks_keeps_no_other_from_its_end(experiment, tmp_path, monkeypatch):
+    """A program that runs but leaves nothing that can be read, and then a run that works."""
+    program = tmp_path / "bin" / "relion_refine"
+    program.parent.mkdir()
+    program.write_text("#!/nowhere/at/all\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    experiment.write_text(TEXT + '[methods.relion]\nkind = "relion"\n')
+    _, tasks = read_experiment(experiment, quick=True)
+    chosen = [t for t in tasks if t.name != "faml"]
+    failures = run_tasks(chosen, tmp_path / "out", jobs=1, on_done=lambda *what: None)
+    (failure,) = failures
+    assert "FileNotFoundError" in failure.message
+    assert failure.exit_code == 1
+    assert [t.name for t in missing(chosen, tmp_path / "out")] == ["relion"]
+
+
+def test_two_commands_in_one_directory_are_one_too_many(experiment, tmp_path):
+    _, tasks = read_experiment(experiment, quick=True)
+    (tmp_path / "work").mkdir()
+    with (tmp_path / "work" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another command is at work"):
+            run_tasks(tasks, tmp_path, jobs=1, on_done=lambda *what: None)
+
+
+def test_places_that_cannot_be_written_are_named_before_any_run(experiment, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code, _, err = call(capsys, experiment, "--page", tmp_path / "file" / "page.md")
+    assert code == 4
+    assert "give another --page" in err
+    assert not (tmp_path / "results").exists()
+    code, _, err = call(capsys, experiment, "-o", tmp_path / "file")
+    assert code == 4
+    assert "choose another with --output" in err
+
+
+def test_titles_are_no_markup_and_nothing_run_is_said(experiment, capsys):
+    experiment.write_text(TEXT.replace("Two ways", "Two [/b] ways"))
+    code, out, err = call(capsys, experiment, "--tables-only")
+    assert (code, err) == (0, "")
+    assert "Two [/b] ways: no results in" in out
+
+
+def test_particles_tilted_about_x_need_their_weights(experiment, capsys):
+    text = TEXT.replace("box = 20", 'box = 20\ntilt_axis = "x"')
+    experiment.write_text(text + '[methods.blind]\nweights = "wedge"\n')
+    code, _, err = call(capsys, experiment)
+    assert code == 2
+    assert "give tilt_axis y" in err
 
 
 def test_a_result_that_is_none_is_named(experiment, tmp_path):
@@ -273,7 +341,7 @@ def fake_relion(experiment, tmp_path, monkeypatch):
 def test_what_relion_has_reached_counts(fake_relion, tmp_path):
     task, data = fake_relion
     found = carry_out(task, data, tmp_path / "scratch")
-    assert found["cost"]["status"] == "failed: ERROR: zero sum of weights"
+    assert found["cost"]["status"] == "failed with code 1: ERROR: zero sum of weights"
     assert found["cost"]["iterations"] == 1
     assert found["classes"][0]["r"] > 0.99
     assert found["classes"][0]["median_error_deg"] < 0.01
@@ -317,7 +385,8 @@ def test_weights_may_be_kept_from_a_method(experiment, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_done_and_ends_what_is_not(fake_relion, experiment):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_is_done_and_ends_what_is_not(fake_relion, experiment, number):
     """RELION's process, too."""
     text = experiment.read_text().replace("minutes = 1", 'arguments = ["--slow"]')
     experiment.write_text(text)
@@ -333,7 +402,7 @@ def test_ctrl_c_keeps_what_is_done_and_ends_what_is_not(fake_relion, experiment)
     work = experiment.parent / "results" / "ways-quick" / "work"
     while not list(work.glob("relion*/found/run_it_begun")) and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "1 of 2 runs are done and kept; the same command goes on" in err
@@ -363,11 +432,7 @@ def invented(tasks, classes=1):
             (
                 task,
                 {
-                    "settings": {
-                        "method": task.name, "kind": task.method.kind, "case": task.data.case,
-                        **task.data.swept, "seed": task.data.simulation.seed, "n": 4, "threads": 1,
-                        "faml_version": "1", "machine": "a",
-                    },
+                    "made_with": {"faml_version": "1", "machine": "a"},
                     "cost": {
                         "wall_s": 1.0, "cpu_s": 2.0, "iterations": 3, "status": "converged",
                         "stages": {"candidates": 1.0, "averages": 0.5},
@@ -439,6 +504,37 @@ def test_the_page_says_what_was_not_run_and_what_failed(experiment, tmp_path):
     assert "Not run yet." in none
     whole = results_page([text, none], "faml compare --page")
     assert whole.count("## Two ways") == 2
+
+
+def test_ranges_and_names_can_be_swept(experiment, tmp_path):
+    """They are text in a table, and places on an axis."""
+    text = TEXT.replace("snr = [0.5, 0.2]", "tilt_range_deg = [[-60, 60], [-40.5, 40]]", 1)
+    text = text.replace("only = { snr = [0.5] }", 'only = { models = [["model.mrc"]] }')
+    text = text.replace("[sweep]\n", '[sweep]\nmodels = [["model.mrc"]]\n', 1)
+    experiment.write_text(text)
+    what, tasks = read_experiment(experiment)
+    assert tasks[0].label == "faml, models model.mrc, tilt_range_deg -60 to 60, seed 1"
+    found = invented(tasks)
+    table = tidy(found)
+    assert list(dict.fromkeys(table["tilt_range_deg"])) == ["-60 to 60", "-40.5 to 40"]
+    draw_pictures(found, table, ["tilt_range_deg", "models"], tmp_path)
+    assert list(summary(table, list(what.sweep), 2)["tilt_range_deg"]) == [
+        "-60 to 60", "-60 to 60", "-40.5 to 40", "-40.5 to 40",
+    ]  # fmt: skip
+    write_tables(found, tmp_path)
+
+
+def test_what_a_result_was_varied_in_may_change(experiment):
+    """A setting that becomes a sweep of one value makes the same results."""
+    _, before = read_experiment(experiment)
+    text = TEXT.replace("max_shift_voxels = 1.0\n", "", 1)
+    experiment.write_text(text.replace("[sweep]", "[sweep]\nmax_shift_voxels = [1.0]", 1))
+    what, after = read_experiment(experiment)
+    assert {t.key for t in before} == {t.key for t in after}
+    results_before = {t.key: result for t, result in invented(before)}
+    table = tidy([(t, results_before[t.key]) for t in after])
+    assert set(table["max_shift_voxels"]) == {1.0}
+    assert len(summary(table, list(what.sweep), 2)) == 3
 
 
 def test_no_results_make_no_pictures(tmp_path):

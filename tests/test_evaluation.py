@@ -266,7 +266,7 @@ def test_wrong_directories(directories, tmp_path, capsys):
         ((run, "--truth", data, "--symmetry", "X9"), 2, "X9"),
         ((run, "--truth", data, "--max-shift", "-1"), 2, "0 voxels or more"),
         ((run, "--truth", data, "--max-shift", "inf"), 2, "0 voxels or more"),
-        ((run, "--truth", data, *["--symmetry", "C1"] * 3), 2, "once or 2 times"),
+        ((run, "--truth", data, *["--symmetry", "C1"] * 3), 2, "one per structure (2), found 3"),
         ((run, "--truth", data, "--symmetry", "C7"), 3, "has no symmetry C7"),
     ):
         told = call(capsys, "evaluate", *arguments)

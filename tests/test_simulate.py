@@ -23,6 +23,7 @@ from faml.metrics.fsc import fourier_shell_correlation, pearson
 from faml.metrics.resample import transform_volume
 from faml.particles import full_cube, wedge_weight
 from faml.simulate.particles import simulate_particles
+from faml.simulate.settings import build_simulation
 from faml.simulate.specimen import ORIENTATIONS, draw_neighbours, draw_rotation, extent_voxels
 from faml.simulate.tilt_series import (
     Imaging,
@@ -257,6 +258,19 @@ def test_wrong_imaging(settings_, message):
         Imaging(**settings_)
 
 
+def test_zero_is_a_setting():
+    """None is what the microscope has."""
+    common = {"models": ["m.mrc"], "box": 24, "voxel_size_angstrom": 6.0, "noise": "tilt-series"}
+    zero = build_simulation(
+        **common, defocus_um=[3.0], amplitude_contrast=0.0, spherical_aberration_mm=0.0
+    ).tilt_series.imagings[0]
+    assert (zero.amplitude_contrast, zero.spherical_aberration_mm) == (0.0, 0.0)
+    (usual,) = build_simulation(**common).tilt_series.imagings
+    assert (usual.amplitude_contrast, usual.spherical_aberration_mm) == (0.1, 2.7)
+    with pytest.raises(ConfigurationError, match="microscope"):
+        build_simulation(**common | {"noise": "white"}, voltage_kv=0.0)
+
+
 # ------------------------------------------------------------------------------------- particles
 
 
@@ -424,14 +438,14 @@ def test_command_writes_particles_and_hides_the_truth(density_file, tmp_path, ca
         (["--snr", "0"], 2, "above 0, found 0"),
         (["--seed", "-1"], 2, "seed of 0 or more"),
         (["--max-shift", "12"], 2, "below half the box"),
-        (["--noise", "tilt-series", "--cs", "1"], 2, "--cs belong to a CTF"),
+        (["--noise", "tilt-series", "--cs", "1"], 2, "spherical aberration: of a CTF"),
         (["--noise", "tilt-series", "--dose", "inf"], 2, "finite dose"),
         (["--noise", "tilt-series", "--dose", "3", "--voltage", "100"], 2, "300 and 200 kV"),
         (["--noise", "pink"], 2, "'white' or 'tilt-series'"),
-        (["--defocus", "3"], 2, "for --noise tilt-series"),
-        (["--cone-angle", "10"], 2, "for --orientations cone"),
+        (["--defocus", "3"], 2, "for noise of a tilt-series"),
+        (["--cone-angle", "10"], 2, "for orientations in a cone"),
         (["--orientations", "odd"], 2, "expected orientations uniform"),
-        (["--count", "2"], 2, "once per model"),
+        (["--count", "2"], 2, "one per model"),
         (["--resolution", "20"], 2, "for atomic models"),
         (["--voxel-size", "5"], 2, "give --voxel-size 6"),
         (["--voxel-size", "0"], 2, "voxel size above 0"),

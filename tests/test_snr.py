@@ -55,6 +55,11 @@ def test_tilt_series_measure_what_was_set(series):
     assert found.before_wedge is None
 
 
+def test_the_mean_of_a_box_is_neither_signal_nor_noise():
+    """The density has one; seen as noise it would leave a ratio of four."""
+    assert measured(particles(5.0, count=20)).before_wedge == pytest.approx(5.0, rel=0.1)
+
+
 def test_classes_are_not_mixed():
     made = particles(0.1, count=20, densities=2)
     apart = measured(made)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from faml.cli.options import Quiet, all_cores
-from faml.errors import ConfigurationError, FamlError
+from faml.errors import ConfigurationError, FamlError, OutputError
 
 if TYPE_CHECKING:
     from faml.compare.campaign import Failure
@@ -26,6 +24,7 @@ _ON_THE_PAGE_ONLY = (
     "adjusted Rand",
     "CPU s per particle and iteration",
     "CPU s in all",
+    "s in all",
     "peak memory, MB",
 )
 """A terminal is narrow."""
@@ -47,7 +46,6 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time. Default: what the machine holds.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of each run.")] = 1,
     methods: Annotated[
         list[str] | None, typer.Option("--method", help="Only these methods.")
     ] = None,
@@ -67,75 +65,102 @@ def compare(
     """
     from rich.console import Console
 
-    from faml.compare.campaign import jobs_that_fit, missing, results, run_tasks
+    from faml.compare.campaign import results
     from faml.compare.experiment import read_experiment
-    from faml.compare.page import results_page, section_of
+    from faml.compare.page import results_page, section_of, varied
     from faml.compare.pictures import draw_pictures
-    from faml.compare.table import write_tables
+    from faml.compare.table import tidy, write_tables
     from faml.io.atomic import write_text_atomic
 
-    console = Console(highlight=False, quiet=quiet, soft_wrap=True)
+    # Titles and messages of other programs are no markup.
+    console = Console(highlight=False, markup=False, quiet=quiet, soft_wrap=True)
+    # Whatever is wrong with one of them is found before the first is run.
     read = [(path, *read_experiment(path, quick=quick)) for path in files]
+    _check_chosen(read, methods, seeds)
+    if page is not None:
+        _make_room(page)
     sections, failures = [], []
     for path, experiment, tasks in read:
-        name = path.stem + ("-quick" if quick else "")
-        directory = (output or path.parent / "results") / name
-        chosen = _chosen(experiment, tasks, methods, seeds)
-        todo = [] if tables_only else _possible(missing(chosen, directory), console)
-        if todo:
-            number = jobs or jobs_that_fit(todo, threads, all_cores())
-            console.print(
-                f"{experiment.title}: {len(todo)} of {len(chosen)} runs to do, {number} at a time"
-            )
-            done = _Told(console, len(todo))
-            try:
-                failures += run_tasks(todo, directory, jobs=number, threads=threads, on_done=done)
-            except KeyboardInterrupt as error:
-                message = f"interrupted; {done.count} of {len(todo)} runs are done and kept; the "
-                raise KeyboardInterrupt(message + "same command goes on") from error
+        directory = (output or path.parent / "results") / (path.stem + ("-quick" if quick else ""))
+        if not tables_only:
+            failures += _run(experiment, _chosen(tasks, methods, seeds), directory, jobs, console)
         found = results(tasks, directory)
         pictures: list[Path] = []
         if found:
             table = write_tables(found, directory)
-            pictures = draw_pictures(found, table, list(experiment.sweep), directory)
-            if not quiet:
-                _show(experiment, table, console)
+            pictures = draw_pictures(found, table, varied(experiment), directory)
+            _show(experiment, table, console)
             console.print(f"table and pictures: {directory}")
         else:
-            import pandas as pd
-
-            table = pd.DataFrame()
-        if page is not None:
-            command = f"faml compare {path}" + (" --quick" if quick else "")
-            sections.append(section_of(experiment, table, pictures, page, command))
+            table = tidy([])
+            console.print(f"{experiment.title}: no results in {directory} yet")
+        command = f"faml compare {path}" + (" --quick" if quick else "")
+        sections.append(section_of(experiment, table, pictures, page or path, command))
     if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(page, results_page(sections, f"faml {shlex.join(sys.argv[1:])}"))
+        paths = " ".join(map(str, files)) + (" --quick" if quick else "")
+        command = f"faml compare {paths} --tables-only --page {page}"
+        write_text_atomic(page, results_page(sections, command))
         console.print(f"page: {page}")
     if failures:
         _fail(failures)
 
 
-def _chosen(
-    experiment: Experiment, tasks: list[Task], methods: list[str] | None, seeds: list[int] | None
-) -> list[Task]:
-    unknown = set(methods or ()) - set(experiment.methods)
-    if unknown:
-        raise ConfigurationError(
-            f"expected methods {', '.join(experiment.methods)}, found {', '.join(sorted(unknown))}"
-        )
-    strange = set(seeds or ()) - set(experiment.seeds)
-    if strange:
-        raise ConfigurationError(
-            f"expected seeds {', '.join(map(str, experiment.seeds))}, found "
-            f"{', '.join(map(str, sorted(strange)))}"
-        )
+def _make_room(page: Path) -> None:
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{page.parent}: cannot be created ({error.strerror}); give another --page"
+        ) from error
+
+
+def _check_chosen(
+    read: list[tuple[Path, Experiment, list[Task]]],
+    methods: list[str] | None,
+    seeds: list[int] | None,
+) -> None:
+    """Whether some experiment has what was asked for."""
+    for what, asked, known in (
+        ("methods", methods, [name for _, each, _ in read for name in each.methods]),
+        ("seeds", seeds, [seed for _, each, _ in read for seed in each.seeds]),
+    ):
+        unknown = [each for each in asked or () if each not in known]
+        if unknown:
+            raise ConfigurationError(
+                f"expected {what} of these experiments, "
+                f"{', '.join(map(str, dict.fromkeys(known)))}, found "
+                f"{', '.join(map(str, unknown))}"
+            )
+
+
+def _chosen(tasks: list[Task], methods: list[str] | None, seeds: list[int] | None) -> list[Task]:
     return [
         task
         for task in tasks
         if (not methods or task.name in methods)
         and (not seeds or task.data.simulation.seed in seeds)
     ]
+
+
+def _run(
+    experiment: Experiment, tasks: list[Task], directory: Path, jobs: int | None, console: Any
+) -> list[Failure]:
+    """Run what has no result yet."""
+    from faml.compare.campaign import jobs_that_fit, missing, run_tasks
+
+    todo = _possible(missing(tasks, directory), console)
+    if not todo:
+        return []
+    number = jobs or jobs_that_fit(todo, all_cores())
+    console.print(f"{experiment.title}: {len(todo)} of {len(tasks)} runs to do, {number} at a time")
+    told = _Told(console, len(todo))
+    try:
+        return run_tasks(todo, directory, jobs=number, on_done=told)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"interrupted; {told.count} of {len(todo)} runs are done and kept; the same command "
+            "goes on"
+        ) from error
 
 
 def _possible(tasks: list[Task], console: Any) -> list[Task]:
@@ -157,27 +182,26 @@ class _Told:
         self._console, self._total = console, total
 
     def __call__(self, task: Task, outcome: dict[str, Any] | Failure) -> None:
-        from rich.markup import escape
-
         self.count += 1
         if isinstance(outcome, dict):
             found = " ".join(f"{each['r']:.3f}" for each in outcome.get("classes", ()))
             said = f"r {found or '-'}, {outcome['cost']['cpu_s']:.0f} CPU s"
         else:
             said = f"failed: {outcome.message}"
-        self._console.print(f"  {self.count}/{self._total} {escape(task.label)}: {escape(said)}")
+        self._console.print(f"  {self.count}/{self._total} {task.label}: {said}")
 
 
 def _show(experiment: Experiment, table: Any, console: Any) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    from faml.compare.page import summary
+    from faml.compare.page import summary, varied
 
-    shown = summary(table, list(experiment.sweep), len(experiment.seeds))
+    shown = summary(table, varied(experiment), len(experiment.seeds))
     shown = shown[[name for name in shown if name not in _ON_THE_PAGE_ONLY]]
-    printed = Table(*shown.columns, title=experiment.title)
+    printed = Table(*shown.columns, title=Text(experiment.title))
     for row in shown.to_numpy():
-        printed.add_row(*map(str, row))
+        printed.add_row(*(Text(str(cell)) for cell in row))
     console.print(printed)
 
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
-import os
 import shutil
 import signal
-from collections import deque
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
-from itertools import groupby
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from threadpoolctl import threadpool_limits
 
 from faml.compare.experiment import Task
 from faml.compare.work import carry_out, make_data
+from faml.config import build_config
 from faml.errors import FamlError, OutputError
 from faml.io.atomic import write_text_atomic
-from faml.io.inspect import estimate_memory_bytes
+from faml.io.inspect import estimate_memory_bytes, number_of_groups
 
 __all__ = ["Failure", "jobs_that_fit", "missing", "results", "run_tasks"]
 
 _ROWS, _WORK = "rows", "work"
 _SHARE_OF_MEMORY = 0.8
-_FOLDS = 5
 _PATIENCE_SECONDS = 0.2
 
 OnDone = Callable[[Task, "dict[str, Any] | Failure"], None]
@@ -70,47 +71,41 @@ def missing(tasks: Sequence[Task], directory: Path) -> list[Task]:
     return [task for task in tasks if not _row(directory, task).exists()]
 
 
-def jobs_that_fit(tasks: Sequence[Task], threads: int, cores: int) -> int:
-    """How many runs of so many threads the cores and the memory hold; at least one."""
-    largest = max(
-        (
-            estimate_memory_bytes(
-                box=task.data.simulation.box,
-                classes=len(task.data.simulation.models),
-                threads=threads,
-                count=sum(task.data.simulation.counts_of_models),
-                groups=int(task.method.em.get("folds", _FOLDS)),
-            )
-            for task in tasks
-        ),
-        default=1,
+def jobs_that_fit(tasks: Sequence[Task], cores: int) -> int:
+    """How many runs the cores and the memory hold at a time; at least one."""
+    if not tasks:
+        return 1
+    largest = max(_memory_bytes(task) for task in tasks)
+    free = _SHARE_OF_MEMORY * psutil.virtual_memory().available
+    return max(1, min(cores // max(task.threads for task in tasks), int(free // largest)))
+
+
+def _memory_bytes(task: Task) -> int:
+    simulation, method = task.data.simulation, task.method
+    count = sum(simulation.counts_of_models)
+    config = build_config(preset=method.preset, search=method.search, em=method.em)
+    return estimate_memory_bytes(
+        box=simulation.box,
+        classes=len(simulation.models),
+        threads=task.threads,
+        count=count,
+        groups=number_of_groups(config, count),
     )
-    free = _SHARE_OF_MEMORY * _available_bytes()
-    return max(1, min(cores // threads, int(free // largest)))
-
-
-def _available_bytes() -> float:
-    """Memory that is free; half of all where the system does not say."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return float(page * os.sysconf("SC_AVPHYS_PAGES"))
-    return 0.5 * page * os.sysconf("SC_PHYS_PAGES")
 
 
 def run_tasks(
-    tasks: Sequence[Task], directory: Path, *, jobs: int, threads: int, on_done: OnDone
+    tasks: Sequence[Task], directory: Path, *, jobs: int, on_done: OnDone
 ) -> list[Failure]:
     """Run what is missing of ``tasks``; each result is kept as soon as it is there.
+
+    Particles are made when the first run on them comes, and removed after the last.
 
     Parameters
     ----------
     tasks : sequence of Task
-        Those on one data set next to each other. Particles are made when their first run comes
-        and removed after their last.
     directory : Path
-    jobs, threads : int
-        Runs at a time, each in a process of its own, and threads of each. Results do not depend
-        on them.
+    jobs : int
+        Runs at a time, each in a process of its own. Results do not depend on it.
     on_done : callable
         Called after every run.
 
@@ -121,69 +116,122 @@ def run_tasks(
     Raises
     ------
     OutputError
-        A result cannot be written.
+        The directory or a result cannot be written, or another command is at work in it.
     KeyboardInterrupt
-        After Ctrl-C; finished runs are kept.
+        After Ctrl-C or SIGTERM; finished runs are kept.
     """
-    work = directory / _WORK
-    todo = [replace(task, threads=threads) for task in missing(tasks, directory)]
-    groups = deque(
-        (work / f"data-{key}", list(members))
-        for key, members in groupby(todo, key=lambda task: task.data.key)
-    )
-    failures: list[Failure] = []
-    # A fresh process each: peak memory is the run's own.
-    pool = ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin_worker,
-        max_tasks_per_child=1,
-    )
-    making: dict[Future[None], tuple[Path, list[Task]]] = {}
-    running: dict[Future[dict[str, Any]], tuple[Path, Task]] = {}
-    open_runs: dict[Path, int] = {}
+    with _only_one(directory), _ended_like_ctrl_c():
+        campaign = _Campaign(missing(tasks, directory), directory, jobs, on_done)
+        campaign.carry_out()
+        shutil.rmtree(directory / _WORK, ignore_errors=True)
+    return campaign.failures
 
-    def ended(task: Task, outcome: dict[str, Any] | Failure) -> None:
+
+class _Campaign:
+    """Runs that are waiting, and those under way."""
+
+    def __init__(self, tasks: Sequence[Task], directory: Path, jobs: int, on_done: OnDone) -> None:
+        self.failures: list[Failure] = []
+        self._directory, self._jobs, self._on_done = directory, jobs, on_done
+        self._work = directory / _WORK
+        self._waiting: dict[Path, list[Task]] = {}
+        for task in tasks:
+            self._waiting.setdefault(self._work / f"data-{task.data.key}", []).append(task)
+        self._making: dict[Future[None], Path] = {}
+        self._running: dict[Future[dict[str, Any]], tuple[Path, Task]] = {}
+        self._open: dict[Path, int] = {}
+        # A fresh process each: peak memory is the run's own.
+        self._pool = ProcessPoolExecutor(
+            jobs,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin_worker,
+            max_tasks_per_child=1,
+        )
+
+    def carry_out(self) -> None:
+        """Until all have ended."""
+        try:
+            begun = iter(list(self._waiting))
+            data = next(begun, None)
+            while data is not None or self._making or self._running:
+                while data is not None and len(self._making) + len(self._running) < self._jobs:
+                    first = self._waiting[data][0]
+                    self._making[self._pool.submit(make_data, first, data)] = data
+                    data = next(begun, None)
+                under_way: list[Future[Any]] = [*self._making, *self._running]
+                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in done:
+                    if future in self._making:
+                        self._made(self._making.pop(future), future)
+                    else:
+                        self._ran(*self._running.pop(future), future)
+        except BaseException:
+            _end(self._pool, [*self._making, *self._running])
+            raise
+        self._pool.shutdown()
+
+    def _made(self, data: Path, future: Future[None]) -> None:
+        tasks = self._waiting.pop(data)
+        outcome = _outcome(future)
         if isinstance(outcome, Failure):
-            failures.append(outcome)
+            for task in tasks:
+                self._ended(task, outcome)
+            return
+        self._open[data] = len(tasks)
+        for task in tasks:
+            run = self._pool.submit(carry_out, task, data, self._work / task.key)
+            self._running[run] = (data, task)
+
+    def _ran(self, data: Path, task: Task, future: Future[dict[str, Any]]) -> None:
+        self._ended(task, _outcome(future))
+        self._open[data] -= 1
+        if self._open[data] == 0:
+            shutil.rmtree(data, ignore_errors=True)
+
+    def _ended(self, task: Task, outcome: dict[str, Any] | Failure) -> None:
+        if isinstance(outcome, Failure):
+            self.failures.append(outcome)
         else:
             text = json.dumps(outcome, indent=1) + "\n"
-            _row(directory, task).parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomic(_row(directory, task), text)
-        on_done(task, outcome)
+            write_text_atomic(_row(self._directory, task), text)
+        self._on_done(task, outcome)
 
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Two commands in one directory would remove each other's particles."""
     try:
-        while groups or making or running:
-            while groups and len(making) + len(running) < jobs:
-                data, members = groups.popleft()
-                making[pool.submit(make_data, members[0], data)] = (data, members)
-            waiting: list[Future[Any]] = [*making, *running]
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                if future in making:
-                    made = making.pop(future)
-                    data, members = made
-                    outcome = _outcome(future)
-                    if isinstance(outcome, Failure):
-                        for task in members:
-                            ended(task, outcome)
-                        continue
-                    open_runs[data] = len(members)
-                    for task in members:
-                        scratch = work / task.key
-                        running[pool.submit(carry_out, task, data, scratch)] = (data, task)
-                else:
-                    data, task = running.pop(future)
-                    ended(task, _outcome(future))
-                    open_runs[data] -= 1
-                    if open_runs[data] == 0:
-                        shutil.rmtree(data, ignore_errors=True)
-    except BaseException:
-        _end(pool, [*making, *running])
-        raise
-    pool.shutdown()
-    shutil.rmtree(work, ignore_errors=True)
-    return failures
+        for name in (_ROWS, _WORK):
+            (directory / name).mkdir(parents=True, exist_ok=True)
+        file = (directory / _WORK / "lock").open("w")
+    except OSError as error:
+        raise OutputError(
+            f"{directory}: cannot be written to ({error.strerror}); choose another with --output"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                f"{directory}: another command is at work there; wait for it, or give another "
+                "--output"
+            ) from error
+        yield
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Batch systems and closed terminals end a command otherwise, and would leave its runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    others = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(each, signal.default_int_handler) for each in others]
+    try:
+        yield
+    finally:
+        for each, handler in zip(others, before, strict=True):
+            signal.signal(each, handler)
 
 
 def _begin_worker() -> None:
@@ -200,16 +248,20 @@ def _leave(number: int, frame: object) -> None:
 
 
 def _outcome(future: Future[Any]) -> Any:
-    """What a run returned, or how it failed."""
-    try:
+    """What a run returned, or how it failed. One that fails keeps no other from its end."""
+    error = future.exception()
+    if error is None:
         return future.result()
-    except FamlError as error:
+    if isinstance(error, FamlError):
         return Failure(str(error), error.exit_code)
-    except BrokenProcessPool as error:
+    if isinstance(error, BrokenProcessPool):
         raise OutputError(
             "a run's process has ended without a word, perhaps for want of memory; what is done is "
             "kept, give the same command again with --jobs 1"
         ) from error
+    if not isinstance(error, Exception):
+        raise error
+    return Failure(f"unexpected {type(error).__name__}: {error}", FamlError.exit_code)
 
 
 def _end(pool: ProcessPoolExecutor, futures: Sequence[Future[Any]]) -> None:

@@ -8,7 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,13 +17,23 @@ from faml.errors import ConfigurationError, InputDataError
 from faml.simulate.settings import Simulation, build_simulation
 from faml.symmetry import point_group
 
-__all__ = ["DataPoint", "Experiment", "Method", "Task", "read_experiment"]
+__all__ = ["Case", "DataPoint", "Experiment", "Method", "Task", "in_words", "read_experiment"]
 
 _KEY_LENGTH = 10
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Names are parts of file names."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Case(BaseModel):
+    """Settings of the simulation in which data sets differ, under a name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = Field(pattern=_NAME)
 
 
 class Method(_Section):
@@ -51,20 +61,21 @@ class Method(_Section):
 class Experiment(_Section):
     """A file of `experiments/`."""
 
-    title: str
+    title: str = Field(min_length=1)
     section: str = ""
     """Of the paper."""
     about: str = ""
     seeds: tuple[int, ...] = Field(min_length=1)
     data: dict[str, Any] = Field(default_factory=dict)
     """Settings of the simulation (`faml.simulate.settings`), but for the seed."""
-    cases: tuple[dict[str, Any], ...] = ()
-    """Settings that differ between data sets, each with a ``name``."""
+    cases: tuple[Case, ...] = ()
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
     """Settings of the simulation and the values each takes; all combinations are run."""
     symmetries: tuple[str, ...] = ("C1",)
     """Of the structures, once or once each: poses are compared up to it."""
-    methods: dict[str, Method] = Field(min_length=1)
+    methods: dict[Annotated[str, Field(pattern=_NAME)], Method] = Field(min_length=1)
+    threads: int = Field(default=1, ge=1)
+    """Of each run; only times depend on it."""
     paper: tuple[dict[str, Any], ...] = ()
     """What the paper reports, as rows of a table."""
     quick: dict[str, Any] = Field(default_factory=dict)
@@ -79,16 +90,16 @@ class Experiment(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Experiment:
-        for what in (self.data, self.sweep, *self.cases):
-            if "seed" in what:
+        for what in (self.data, self.sweep, *(case.model_extra for case in self.cases)):
+            if "seed" in (what or {}):
                 msg = "the seed of a simulation is the run's: give `seeds`"
                 raise ValueError(msg)
         if any(not values for values in self.sweep.values()):
             msg = "a sweep needs values: expected a list that is not empty"
             raise ValueError(msg)
-        names = [case.get("name") for case in self.cases]
-        if None in names or len(set(names)) < len(names):
-            msg = f"every case needs a name of its own, found {names}"
+        names = [case.name for case in self.cases]
+        if len(set(names)) < len(names):
+            msg = f"every case needs a name of its own, found {', '.join(names)}"
             raise ValueError(msg)
         return self
 
@@ -114,6 +125,12 @@ class DataPoint:
     swept: dict[str, Any]
     key: str
 
+    @property
+    def label(self) -> str:
+        """Case and what is swept, for a person."""
+        swept = (f"{name} {in_words(value)}" for name, value in self.swept.items())
+        return ", ".join(part for part in (self.case, *swept) if part)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -131,6 +148,7 @@ class Task:
     method : Method
     symmetries : tuple of str
     threads : int
+        Of the run.
     """
 
     experiment: str
@@ -143,11 +161,15 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Under which its result is kept: the same for the same settings and data only."""
+        """Under which its result is kept: the same for the same settings and data only.
+
+        Versions of programs are not part of it; results say them.
+        """
         what = {
             "data": self.data.key,
             "method": self.method.model_dump(mode="json", exclude={"only"}),
             "symmetries": self.symmetries,
+            "threads": self.threads,
         }
         parts = [self.name, self.data.case, f"seed{self.data.simulation.seed}", _digest(what)]
         return "-".join(part for part in parts if part)
@@ -155,13 +177,12 @@ class Task:
     @property
     def label(self) -> str:
         """For a person."""
-        swept = (f"{name} {_short(value)}" for name, value in self.data.swept.items())
-        parts = [self.name, self.data.case, *swept, f"seed {self.data.simulation.seed}"]
+        parts = [self.name, self.data.label, f"seed {self.data.simulation.seed}"]
         return ", ".join(part for part in parts if part)
 
 
 def read_experiment(path: Path, *, quick: bool = False) -> tuple[Experiment, list[Task]]:
-    """An experiment and its runs, those on one data set next to each other, one thread each.
+    """An experiment and its runs.
 
     Parameters
     ----------
@@ -183,9 +204,10 @@ def read_experiment(path: Path, *, quick: bool = False) -> tuple[Experiment, lis
         raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: expected TOML: {error}") from error
-    if quick:
-        values = _merged(values, values.get("quick", {}))
     try:
+        if quick:
+            # As it is, so that what it is has been checked.
+            values = _merged(values, validated(Experiment, values).quick)
         experiment = validated(Experiment, values)
         return experiment, _tasks(experiment, path)
     except ConfigurationError as error:
@@ -196,8 +218,10 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     result = dict(values)
     for name, value in changes.items():
         old = result.get(name)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        result[name] = _merged(old, value) if both and isinstance(old, dict) else value
+        if isinstance(value, dict) and isinstance(old, dict):
+            result[name] = _merged(old, value)
+        else:
+            result[name] = value
     return result
 
 
@@ -207,7 +231,7 @@ def _tasks(experiment: Experiment, path: Path) -> list[Task]:
             _check(method)
         except ConfigurationError as error:
             raise ConfigurationError(f"method {name}: {error}") from error
-    tasks = []
+    tasks: dict[str, Task] = {}
     for point in _data_points(experiment, path.parent):
         where = point.swept | ({"case": point.case} if point.case else {})
         for name, method in experiment.methods.items():
@@ -217,34 +241,56 @@ def _tasks(experiment: Experiment, path: Path) -> list[Task]:
                     f"method {name}: `only` names {', '.join(sorted(unknown))}, which the "
                     "experiment does not vary"
                 )
-            if all(where[what] in values for what, values in method.only.items()):
-                tasks.append(
-                    Task(path.stem, path.parent, point, name, method, experiment.symmetries, 1)
+            if method.weights == "wedge" and point.simulation.tilt_axis != "y":
+                raise ConfigurationError(
+                    f"method {name}: without weights particles are read as tilted about y, and "
+                    "the data are not; give tilt_axis y"
                 )
-    return tasks
+            if not all(where[what] in values for what, values in method.only.items()):
+                continue
+            task = Task(
+                experiment=path.stem,
+                base=path.parent,
+                data=point,
+                name=name,
+                method=method,
+                symmetries=experiment.symmetries,
+                threads=experiment.threads,
+            )
+            if task.key in tasks:
+                raise ConfigurationError(
+                    f"expected every run once, found {task.label} twice; remove the repeated seed, "
+                    "case or value"
+                )
+            tasks[task.key] = task
+    for name in experiment.methods:
+        if all(task.name != name for task in tasks.values()):
+            raise ConfigurationError(f"method {name}: `only` leaves nothing to run it on")
+    return list(tasks.values())
 
 
 def _check(method: Method) -> None:
     """Find what is wrong with a method before the first run has begun."""
-    if method.kind == "faml":
-        build_config(preset=method.preset, data=method.data, search=method.search, em=method.em)
-    unused = {
-        "faml": ("arguments", "minutes"),
-        "oracle": ("arguments", "minutes", "search"),
-        "relion": ("search", "em"),
+    belongs = {
+        "faml": {"preset", "data", "search", "em", "weights"},
+        "oracle": {"data", "em"},
+        "relion": {"arguments", "iterations", "minutes"},
     }[method.kind]
-    given = [name for name in unused if getattr(method, name)]
-    if method.weights == "wedge" and method.kind != "faml":
-        given.append("weights")
-    if given:
-        raise ConfigurationError(f"{', '.join(given)} do not belong to kind {method.kind!r}")
+    strange = method.model_fields_set - belongs - {"kind", "only"}
+    if strange:
+        raise ConfigurationError(
+            f"{', '.join(sorted(strange))} does not belong to kind {method.kind!r}"
+        )
+    if {"seed", "classes"} & set(method.em):
+        raise ConfigurationError("seed and classes are the experiment's; leave them out of em")
+    build_config(preset=method.preset, data=method.data, search=method.search, em=method.em)
 
 
 def _data_points(experiment: Experiment, base: Path) -> list[DataPoint]:
     names = list(experiment.sweep)
     points = []
-    for case in experiment.cases or ({},):
-        own = {name: value for name, value in case.items() if name != "name"}
+    for case in experiment.cases or (None,):
+        own = {} if case is None else dict(case.model_extra or {})
         for values in product(*experiment.sweep.values()):
             swept = dict(zip(names, values, strict=True))
             for seed in experiment.seeds:
@@ -252,11 +298,12 @@ def _data_points(experiment: Experiment, base: Path) -> list[DataPoint]:
                 simulation = build_simulation(**settings, seed=seed)
                 if len(experiment.symmetries) not in (1, len(simulation.models)):
                     raise ConfigurationError(
-                        f"expected symmetries once or once per model ({len(simulation.models)}), "
+                        f"expected one symmetry, or one per model ({len(simulation.models)}), "
                         f"found {len(experiment.symmetries)}"
                     )
                 key = _data_key(simulation, base)
-                points.append(DataPoint(simulation, str(case.get("name", "")), swept, key))
+                name = "" if case is None else case.name
+                points.append(DataPoint(simulation, name, swept, key))
     return points
 
 
@@ -277,5 +324,10 @@ def _digest(what: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def _short(value: Any) -> str:
-    return " to ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else f"{value}"
+def in_words(value: Any) -> str:
+    """A setting as one cell of a table: ``-60 to 60`` of a range, values of a list in a row."""
+    if isinstance(value, list | tuple):
+        words = [in_words(each) for each in value]
+        numbers = all(isinstance(each, int | float) for each in value)
+        return (" to " if numbers and len(words) == 2 else " ").join(words)
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

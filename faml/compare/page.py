@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from os.path import relpath
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 
 from faml.compare.experiment import Experiment
 
-__all__ = ["results_page", "section_of", "summary"]
+__all__ = ["results_page", "section_of", "summary", "varied"]
 
 _MEASURES: tuple[tuple[str, str, str, int], ...] = (
     ("r", "mean", "r mean", 3),
@@ -26,14 +27,20 @@ _MEASURES: tuple[tuple[str, str, str, int], ...] = (
     ("misclassified", "mean", "misclassified", 1),
     ("adjusted_rand_index", "mean", "adjusted Rand", 3),
     ("iterations", "mean", "iterations", 1),
-    ("s_per_iteration", "median", "s per iteration", 1),
-    ("cpu_s_per_particle_iteration", "median", "CPU s per particle and iteration", 4),
+    ("s_per_iteration", "mean", "s per iteration", 1),
+    ("wall_s", "mean", "s in all", 0),
+    ("cpu_s_per_particle_iteration", "mean", "CPU s per particle and iteration", 4),
     ("cpu_s", "mean", "CPU s in all", 0),
     ("memory_mb", "max", "peak memory, MB", 0),
 )
 """Column of the table, how runs are summed up, what it is called, decimals."""
 _ONE_CLASS = ("f1", "misclassified", "adjusted_rand_index")
 """Measures that say nothing of a single class."""
+
+
+def varied(experiment: Experiment) -> list[str]:
+    """Columns of the table in which its data sets differ."""
+    return (["case"] if len(experiment.cases) > 1 else []) + list(experiment.sweep)
 
 
 def summary(table: pd.DataFrame, swept: Sequence[str], wanted: int) -> pd.DataFrame:
@@ -44,7 +51,7 @@ def summary(table: pd.DataFrame, swept: Sequence[str], wanted: int) -> pd.DataFr
     table : DataFrame
         `table.tidy`.
     swept : sequence of str
-        Settings of several values.
+        Columns of several values (`varied`).
     wanted : int
         Seeds; where fewer have run, ``seeds`` says so.
 
@@ -54,11 +61,12 @@ def summary(table: pd.DataFrame, swept: Sequence[str], wanted: int) -> pd.DataFr
         Text, a row for each method, data set and structure.
     """
     structures = table["structure"].nunique() if "structure" in table else 1
-    by = [name for name in ("case", *swept) if table[name].astype(str).nunique() > 1]
+    by = [name for name in swept if table[name].astype(str).nunique() > 1]
     by += ["method"] + (["structure"] if structures > 1 else [])
     rows = []
     for values, runs in table.groupby(by, sort=False, dropna=False):
-        seeds = runs["seed"].nunique()
+        measured = runs["r"].notna() if "r" in runs else runs["seed"].isna()
+        seeds = runs.loc[measured, "seed"].nunique()
         row = dict(zip(by, map(_text, values), strict=True))
         row["seeds"] = f"{seeds}" if seeds == wanted else f"{seeds} of {wanted}"
         for column, how, name, decimals in _MEASURES:
@@ -100,8 +108,7 @@ def section_of(
         lines += [experiment.about.strip(), ""]
     lines += [f"`{command}`", ""]
     if len(table):
-        swept = list(experiment.sweep)
-        lines += [*_markdown(summary(table, swept, len(experiment.seeds))), ""]
+        lines += [*_markdown(summary(table, varied(experiment), len(experiment.seeds))), ""]
     else:
         lines += ["Not run yet.", ""]
     if experiment.paper:
@@ -109,10 +116,12 @@ def section_of(
         lines += [*_markdown(pd.DataFrame(list(experiment.paper)).fillna("").map(_text)), ""]
     lines += [f"![{path.stem}]({relpath(path, page.parent)})" for path in pictures]
     if len(table):
-        made = ", ".join(f"faml {v}" for v in sorted(table["faml_version"].unique()))
-        threads = " or ".join(map(str, sorted(table["threads"].unique())))
-        machines = "; ".join(sorted(table["machine"].unique()))
-        lines += ["", f"{made}; {threads} thread(s) a run; {machines}.", ""]
+        made = [f"faml {version}" for version in _distinct(table, "faml_version")]
+        made += [f"RELION {version}" for version in _distinct(table, "relion_version")]
+        seeds = ", ".join(_distinct(table, "seed"))
+        threads = f"{experiment.threads} thread{'s' if experiment.threads > 1 else ''} a run"
+        machines = "; ".join(_distinct(table, "machine"))
+        lines += ["", f"{', '.join(made)}; seeds {seeds}; {threads}; {machines}.", ""]
     return "\n".join(lines)
 
 
@@ -140,8 +149,16 @@ def results_page(sections: Sequence[str], command: str) -> str:
 
 def _markdown(table: pd.DataFrame) -> list[str]:
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in table.to_numpy()]
+    cells = ([str(cell).replace("|", "\\|") for cell in row] for row in table.to_numpy())
+    return lines + ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def _distinct(table: pd.DataFrame, name: str) -> list[str]:
+    values = table[name].dropna() if name in table else []
+    return [_text(value) for value in sorted(set(values))]
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     return f"{value:g}" if isinstance(value, int | float) else str(value)

@@ -32,7 +32,7 @@ def draw_pictures(
     table : DataFrame
         `table.tidy` of them.
     swept : sequence of str
-        Settings of several values.
+        Columns of several values (`page.varied`).
     directory : Path
 
     Raises
@@ -48,10 +48,10 @@ def draw_pictures(
     if "r" in table and table["r"].notna().any():
         paths.append(directory / "quality.png")
         draw_quality(paths[-1], table, swept)
-    curves, extent = _mean_curves(found)
+    curves, extent, title = _mean_curves(found)
     if curves:
         paths.append(directory / "fsc.png")
-        draw_fsc(paths[-1], curves, extent)
+        draw_fsc(paths[-1], curves, extent, title)
     if any(str(name).startswith("stage_") for name in table):
         paths.append(directory / "time.png")
         draw_time(paths[-1], table)
@@ -64,11 +64,11 @@ def draw_pictures(
 
 def _mean_curves(
     found: Sequence[tuple[Task, dict[str, Any]]],
-) -> tuple[list[tuple[str, int, npt.NDArray[np.float64]]], float]:
-    """Of the first data set's settings, method by method; and the edge of its box in Angstrom."""
+) -> tuple[list[tuple[str, int, npt.NDArray[np.float64]]], float, str]:
+    """Of the first data set, method by method; the edge of its box in Angstrom, and what it is."""
     compared = [(task, result) for task, result in found if result.get("classes")]
     if not compared:
-        return [], 1.0
+        return [], 1.0, ""
     first = compared[0][0].data
     curves: dict[tuple[str, int], list[list[float]]] = {}
     for task, result in compared:
@@ -76,9 +76,11 @@ def _mean_curves(
             for each in result["classes"]:
                 curves.setdefault((task.name, each["structure"]), []).append(each["fsc"])
     simulation = first.simulation
-    return [
-        (name, structure, np.mean(each, axis=0)) for (name, structure), each in curves.items()
-    ], simulation.box * simulation.voxel_size_angstrom
+    return (
+        [(name, structure, np.mean(each, axis=0)) for (name, structure), each in curves.items()],
+        simulation.box * simulation.voxel_size_angstrom,
+        first.label,
+    )
 
 
 def _confusions(

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from faml.errors import ConfigurationError
+from faml.errors import ConfigurationError, FamlError
 
 __all__ = ["find_relion", "run_relion"]
 
 _PROGRAM = "relion_refine"
 _DATA = re.compile(r"run_it(\d+)_data\.star$")
+_VERSION = re.compile(r"RELION version:?\s*([^\s,]+)")
 _LAST_WORDS = 200
 _GRACE_SECONDS = 20
 
@@ -54,12 +55,15 @@ def run_relion(
     Returns
     -------
     dict
-        ``status``, ``iterations`` done, ``s_per_iteration``.
+        ``status``, ``iterations`` done, ``s_per_iteration`` with what comes before the first,
+        ``relion_version``.
 
     Raises
     ------
     ConfigurationError
         RELION is not installed.
+    FamlError
+        It failed before an iteration was whole.
     """
     program = find_relion()
     if program is None:
@@ -86,8 +90,10 @@ def run_relion(
     done = _last_whole_iteration(output, classes)
     if code is None:
         status = f"stopped after {minutes:g} minutes"
+    elif code != 0 and not done:
+        raise FamlError(f"{_PROGRAM} has failed with code {code}: {_last_words(log)}")
     elif code != 0:
-        status = f"failed: {_last_words(log)}"
+        status = f"failed with code {code}: {_last_words(log)}"
     else:
         status = "all iterations done"
     if done:
@@ -99,6 +105,7 @@ def run_relion(
         "status": status,
         "iterations": done,
         "s_per_iteration": round(seconds / done, 3) if done else None,
+        "relion_version": _version(log),
     }
 
 
@@ -123,6 +130,11 @@ def _last_whole_iteration(output: Path, classes: int) -> int:
         ):
             done = max(done, int(match[1]))
     return done
+
+
+def _version(log: Path) -> str:
+    match = _VERSION.search(log.read_text(errors="replace"))
+    return match[1] if match else "unknown"
 
 
 def _last_words(log: Path) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import shutil
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from faml import api
 from faml.compare.experiment import Method, Task
@@ -49,7 +49,7 @@ def carry_out(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Plain types: ``settings`` of the run, ``cost``, and the `evaluation.evaluate_files`.
+        Plain types: ``made_with``, ``cost``, and what `evaluation.evaluate_files` finds.
 
     Raises
     ------
@@ -65,53 +65,43 @@ def carry_out(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
     cost = {
         "wall_s": round(time.perf_counter() - began, 2),
         "cpu_s": round(_cpu_seconds() - cpu_began, 2),
-        "memory_mb": round(_peak_bytes() / 2**20),
+        "memory_mb": round(_peak_bytes(task.method.kind) / 2**20),
     }
     maps, star = class_maps(scratch / "found"), scratch / "found" / "particles.star"
     report = {}
     if maps:
         report = evaluate_files(maps, star, data, symmetries=task.symmetries)
     shutil.rmtree(scratch, ignore_errors=True)
-    simulation = task.data.simulation
     return {
-        "settings": {
-            "experiment": task.experiment,
-            "method": task.name,
-            "kind": task.method.kind,
-            "case": task.data.case,
-            **{name: _plain(value) for name, value in task.data.swept.items()},
-            "seed": simulation.seed,
-            "box": simulation.box,
-            "voxel_size_angstrom": simulation.voxel_size_angstrom,
-            "snr": simulation.snr,
-            "n": sum(simulation.counts_of_models),
-            "tilt_range_deg": _plain(simulation.tilt_range_deg),
-            "threads": task.threads,
-            "faml_version": version("faml"),
-            "machine": f"{platform.machine()}, {platform.system()}",
-        },
+        "made_with": {"faml_version": version("faml"), "machine": _machine()},
         "cost": cost | found,
         **report,
     }
 
 
-def _plain(value: Any) -> Any:
-    """Lists as text: one cell of a table each."""
-    return " ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else value
+def _machine() -> str:
+    """Processor and cores, without a name."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def _cpu_seconds() -> float:
-    own, others = (resource.getrusage(who) for who in _WHO)
+    own, others = (resource.getrusage(who) for who in (_OWN, _OTHERS))
     return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
 
 
-def _peak_bytes() -> float:
-    """Of this process or the largest it has waited for."""
+def _peak_bytes(kind: str) -> float:
+    """Of this process, or of RELION's."""
     unit = 1 if platform.system() == "Darwin" else 1024
-    return unit * max(float(resource.getrusage(who).ru_maxrss) for who in _WHO)
+    return unit * float(resource.getrusage(_OTHERS if kind == "relion" else _OWN).ru_maxrss)
 
 
-_WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+_OWN, _OTHERS = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
 
 
 def _faml(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
@@ -130,7 +120,8 @@ def _faml(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
     result = api.run_config(config, on_state=on_state)
     stages = {name: round(seconds, 2) for name, seconds in result.stage_seconds.items()}
     particles, passes = len(result.state.assignments), result.state.iteration + 1
-    each = np.diff(times)
+    # Trial starts are no iterations of the run.
+    per_pass = None if result.config.em.starts > 1 else sum(stages.values()) / particles / passes
     return {
         "status": result.state.stop_reason or "all iterations done",
         "iterations": result.state.iteration,
@@ -140,8 +131,10 @@ def _faml(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
             / result.state.align_shell,
             2,
         ),
-        "s_per_iteration": round(float(np.median(each)), 3) if len(each) else None,
-        "cpu_s_per_particle_iteration": round(sum(stages.values()) / particles / passes, 4),
+        "s_per_iteration": (
+            round((times[-1] - times[0]) / (len(times) - 1), 3) if len(times) > 1 else None
+        ),
+        "cpu_s_per_particle_iteration": None if per_pass is None else round(per_pass, 4),
         "stages": stages,
     }
 

@@ -18,6 +18,7 @@ __all__ = [
     "estimate_memory_bytes",
     "estimate_seconds_per_iteration",
     "inspect_dataset",
+    "number_of_groups",
 ]
 
 REFERENCE_SHELL = 12
@@ -169,7 +170,7 @@ def inspect_dataset(config: RunConfig) -> Inspection:
             classes=config.em.classes,
             threads=config.threads,
             count=len(particles),
-            groups=_groups(config, len(particles)),
+            groups=number_of_groups(config, len(particles)),
         ),
         costs=tuple(_cost(config, data, shell) for shell in shells),
         warnings=tuple(warnings),
@@ -185,8 +186,8 @@ def estimate_seconds_per_iteration(
     return count * classes * particle * (candidates / REFERENCE_CANDIDATES) / speed_up
 
 
-def _groups(config: RunConfig, count: int) -> int:
-    """Folds in all halves."""
+def number_of_groups(config: RunConfig, count: int) -> int:
+    """Groups of particles with averages of their own: folds in all halves."""
     halves = 2 if config.em.half_sets else 1
     return halves * folds_of(config.em.folds, count // halves)
 

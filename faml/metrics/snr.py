@@ -65,7 +65,8 @@ def measure_snr(
     ----------
     particles : ParticleSet
     poses : ParticlePoses
-        Of all particles. Wrong ones hide signal.
+        Of all particles. Wrong ones hide signal; those fitted to this very noise align it, too,
+        and find more than there is.
     classes : sequence of (M,) int
         Particles of each class; those with fewer than two are left out.
 
@@ -118,7 +119,7 @@ def measure_snr(
         signal += float(known @ per_shell(passed))
         noise += float(rest[1:].sum())
         whole_signal += len(members) * float(known @ components[: last + 1])
-        whole_noise += len(members) * float(variance @ components)
+        whole_noise += len(members) * float(variance[1:] @ components[1:])
         signals += len(members) * structure
         noises += len(members) * variance[: last + 1]
     ratio = np.divide(signals, noises, out=np.full(last + 1, np.nan), where=noises > 0)

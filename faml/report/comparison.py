@@ -21,7 +21,7 @@ _JITTER = 0.08
 
 
 def draw_quality(path: Path, table: pd.DataFrame, swept: Sequence[str]) -> None:
-    """Correlation of every run with the truth: against what is swept, or method by method.
+    """Correlation of every run with the truth: against what varies, or method by method.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def draw_quality(path: Path, table: pd.DataFrame, swept: Sequence[str]) -> None:
     table : DataFrame
         `compare.table.tidy`.
     swept : sequence of str
-        Settings that take several values; the first is the axis, others are drawn apart.
+        Columns that take several values; the first is the axis, others are drawn apart.
 
     Raises
     ------
@@ -56,7 +56,10 @@ def draw_quality(path: Path, table: pd.DataFrame, swept: Sequence[str]) -> None:
 
 
 def draw_fsc(
-    path: Path, curves: Sequence[tuple[str, int, npt.NDArray[np.float64]]], extent: float
+    path: Path,
+    curves: Sequence[tuple[str, int, npt.NDArray[np.float64]]],
+    extent: float,
+    title: str = "",
 ) -> None:
     """Mean FSC to the truth.
 
@@ -67,6 +70,8 @@ def draw_fsc(
         Method, structure and mean over runs.
     extent : float
         Edge of the box in Angstrom.
+    title : str
+        What data they are of.
     """
     structures = sorted({structure for _, structure, _ in curves})
     figure, axes = _figure(1, max(1, len(structures)))
@@ -81,6 +86,8 @@ def draw_fsc(
         ax.set_xlabel(f"shell (of 1/{extent:.0f} Å)")
         ax.set_ylabel("FSC to the truth")
         ax.legend(fontsize=7)
+    if title:
+        figure.suptitle(title, fontsize=9)
     _save(figure, path)
 
 
@@ -145,7 +152,7 @@ def _by_method(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _against(ax: Axes, table: pd.DataFrame, axis: str) -> None:
-    text = table[axis].dtype == object
+    text = not pd.api.types.is_numeric_dtype(table[axis])
     values = list(dict.fromkeys(table[axis]))
     places: dict[Any, float] = {v: float(i) if text else float(v) for i, v in enumerate(values)}
     for name, mine in table.groupby("method", sort=False):

@@ -32,8 +32,6 @@ _MAPS = (".mrc", ".map")
 _SAME_VOXEL = 1e-3
 """Relative difference of voxel sizes that headers round away."""
 _WHOLE_VOXELS = 0.02
-_CONE_DEG = 30.0
-"""Half-angle where a cone is asked for and none is said."""
 
 
 def model_density(
@@ -163,7 +161,7 @@ def simulate_dataset(
             seed=simulation.seed,
             voxel_size_angstrom=size,
             rotations=simulation.orientations,
-            cone_deg=_CONE_DEG if simulation.cone_angle_deg is None else simulation.cone_angle_deg,
+            cone_deg=simulation.cone_deg,
             neighbours=simulation.neighbours,
             tilt_series=series,
             dark=simulation.dark,
@@ -210,15 +208,17 @@ def _write(
 
 
 def _settled(simulation: Simulation) -> dict[str, Any]:
-    """Values of the settings that a route through a tilt series needs and were left open."""
+    """Values that were left open, of a cone and of a tilt series."""
+    settled: dict[str, Any] = {}
+    if simulation.orientations == "cone":
+        settled["cone_angle_deg"] = simulation.cone_deg
     series = simulation.tilt_series
-    if series is None:
-        return {}
-    optics = {name: value for name, value in asdict(series.imagings[0]).items() if value}
-    return optics | {
-        "tilt_step_deg": series.step_deg,
-        "defocus_um": list(simulation.defocus_um),
-    }
+    if series is not None:
+        settled |= asdict(series.imagings[0]) | {
+            "tilt_step_deg": series.step_deg,
+            "defocus_um": list(simulation.defocus_um),
+        }
+    return settled
 
 
 def _gemmi() -> dict[str, str]:

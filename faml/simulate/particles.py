@@ -33,7 +33,7 @@ from faml.simulate.tilt_series import (
 )
 from faml.transforms.fourier import spectrum_of, volume_of
 
-__all__ = ["SimulatedParticles", "simulate_particles", "write_particles"]
+__all__ = ["SimulatedParticles", "check_settings", "simulate_particles", "write_particles"]
 
 _NEIGHBOUR_STREAM = 0x4E45  # tells the neighbours' random stream from the particle's
 
@@ -149,14 +149,19 @@ def simulate_particles(
     InputDataError
         If the densities differ in shape, are no cubes, hold NaN or Inf, or are constant.
     """
-    _check_settings(snr, tilt_range_deg, max_shift_voxels, voxel_size_angstrom, rotations, seed)
-    _check_specimen(cone_deg, neighbours)
     n = _check_densities(densities, counts)
-    if max_shift_voxels >= n / 2:
-        raise ConfigurationError(
-            f"expected a largest shift below half the box ({n / 2:g} voxels), found "
-            f"{max_shift_voxels:g}"
-        )
+    check_settings(
+        box=n,
+        counts=counts,
+        snr=snr,
+        tilt_range_deg=tilt_range_deg,
+        max_shift_voxels=max_shift_voxels,
+        voxel_size_angstrom=voxel_size_angstrom,
+        rotations=rotations,
+        cone_deg=cone_deg,
+        neighbours=neighbours,
+        seed=seed,
+    )
     standard = [np.asarray(d, dtype=np.float64) / np.std(d, dtype=np.float64) for d in densities]
     route: _WhiteNoise | _Recorded
     if tilt_series is None:
@@ -254,52 +259,58 @@ class _Recorded:
         return geometry.reconstruct(images)
 
 
-def _check_specimen(cone_deg: float, neighbours: int) -> None:
-    if not 0.0 < cone_deg <= 180.0:
-        raise ConfigurationError(
-            f"expected a cone of more than 0 and at most 180 degrees, found {cone_deg:g}"
-        )
-    if neighbours < 0:
-        raise ConfigurationError(f"expected 0 neighbours or more, found {neighbours}")
-
-
-def _check_settings(
+def check_settings(
+    *,
+    box: int,
+    counts: Sequence[int],
     snr: float,
     tilt_range_deg: tuple[float, float],
     max_shift_voxels: float,
     voxel_size_angstrom: float,
     rotations: str,
+    cone_deg: float,
+    neighbours: int,
     seed: int,
 ) -> None:
-    if not snr > 0:
-        raise ConfigurationError(f"expected a signal-to-noise ratio above 0, found {snr:g}")
+    """Raise ConfigurationError for a parameter of `simulate_particles` that is out of range."""
     low, high = tilt_range_deg
-    if not -90.0 <= low < high <= 90.0:
-        raise ConfigurationError(
-            f"expected a tilt range -90 <= min < max <= 90 degrees, found {low:g} to {high:g}"
-        )
-    if not (np.isfinite(max_shift_voxels) and max_shift_voxels >= 0):
-        raise ConfigurationError(
-            f"expected a largest shift of 0 voxels or more, found {max_shift_voxels:g}"
-        )
-    if seed < 0:
-        raise ConfigurationError(f"expected a seed of 0 or more, found {seed}")
-    if not voxel_size_angstrom > 0:
-        raise ConfigurationError(
-            f"expected a voxel size above 0 Angstrom, found {voxel_size_angstrom:g}"
-        )
-    if rotations not in ORIENTATIONS:
-        raise ConfigurationError(
-            f"expected orientations {', '.join(ORIENTATIONS)}, found {rotations!r}"
-        )
+    for right, expected, found in (
+        (snr > 0, "a signal-to-noise ratio above 0", f"{snr:g}"),
+        (
+            -90.0 <= low < high <= 90.0,
+            "a tilt range -90 <= min < max <= 90 degrees",
+            f"{low:g} to {high:g}",
+        ),
+        (
+            0.0 <= max_shift_voxels < box / 2,
+            f"a largest shift of 0 voxels or more and below half the box ({box / 2:g})",
+            f"{max_shift_voxels:g}",
+        ),
+        (
+            0.0 < voxel_size_angstrom < np.inf,
+            "a voxel size above 0 Angstrom",
+            f"{voxel_size_angstrom:g}",
+        ),
+        (
+            min(counts, default=0) >= 0 and sum(counts) > 0,
+            "counts of 0 particles or more, and at least one particle in all",
+            f"{list(counts)}",
+        ),
+        (rotations in ORIENTATIONS, f"orientations {', '.join(ORIENTATIONS)}", repr(rotations)),
+        (0.0 < cone_deg <= 180.0, "a cone of more than 0 and at most 180 degrees", f"{cone_deg:g}"),
+        (neighbours >= 0, "0 neighbours or more", f"{neighbours}"),
+        (seed >= 0, "a seed of 0 or more", f"{seed}"),
+    ):
+        if not right:
+            raise ConfigurationError(f"expected {expected}, found {found}")
 
 
 def _check_densities(densities: Sequence[npt.NDArray[np.float32]], counts: Sequence[int]) -> int:
     """Edge of the box."""
-    if len(densities) != len(counts) or min(counts, default=0) < 0 or sum(counts) == 0:
+    if len(densities) != len(counts):
         raise ConfigurationError(
-            "expected one count of particles per density, at least one particle in all, found "
-            f"{len(densities)} densities and counts {list(counts)}"
+            f"expected one count of particles per density, found {len(densities)} densities and "
+            f"counts {list(counts)}"
         )
     shapes = sorted({d.shape for d in densities})
     if len(shapes) != 1 or len(shapes[0]) != 3 or len(set(shapes[0])) != 1:

@@ -7,23 +7,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from faml.config import validated
-from faml.simulate.specimen import ORIENTATIONS
-from faml.simulate.tilt_series import Imaging, TiltSeries
+from faml.simulate.particles import check_settings
+from faml.simulate.tilt_series import Imaging, TiltSeries, tilt_angles_deg
 
 __all__ = ["Simulation", "build_simulation"]
 
-_OPTICS = (
-    "voltage_kv",
-    "spherical_aberration_mm",
-    "amplitude_contrast",
-    "dose_per_tilt",
-    "detector",
-)
+_OPTICS = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast", "dose_per_tilt")
 _OF_CTF = {
-    "voltage_kv": "--voltage",
-    "spherical_aberration_mm": "--cs",
-    "amplitude_contrast": "--amplitude-contrast",
+    "voltage_kv": "voltage",
+    "spherical_aberration_mm": "spherical aberration",
+    "amplitude_contrast": "amplitude contrast",
 }
+_TILT_STEP_DEG = 3.0
+_CONE_DEG = 30.0
 
 
 class Simulation(BaseModel):
@@ -63,44 +59,46 @@ class Simulation(BaseModel):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Simulation:
-        if self.orientations not in ORIENTATIONS:
-            msg = (
-                f"expected orientations {', '.join(o.replace('_', '-') for o in ORIENTATIONS)}, "
-                f"found {self.orientations.replace('_', '-')!r}"
-            )
-            raise ValueError(msg)
         if self.cone_angle_deg is not None and self.orientations != "cone":
-            msg = "--cone-angle is for --orientations cone; leave it out"
+            msg = "a cone angle is for orientations in a cone; leave it out"
             raise ValueError(msg)
         if len(self.counts) not in (1, len(self.models)):
             msg = (
-                f"expected --count once, or once per model ({len(self.models)}), found it "
-                f"{len(self.counts)} times"
+                f"expected one count, or one per model ({len(self.models)}), found "
+                f"{len(self.counts)}"
             )
             raise ValueError(msg)
         if self.noise == "white":
             if self._optics or self.defocus_um or self.tilt_step_deg is not None:
                 msg = (
-                    "tilt step, defocus, microscope, dose and detector are for --noise "
-                    "tilt-series; give that or leave them out"
+                    "tilt step, defocus, microscope, dose and detector are for noise of a "
+                    "tilt-series; ask for that or leave them out"
                 )
                 raise ValueError(msg)
             return self
         # Damage depends on the voltage, too.
         of_ctf = [
-            option
-            for name, option in _OF_CTF.items()
-            if getattr(self, name) is not None and not (name == "voltage_kv" and self.dose_per_tilt)
+            text
+            for name, text in _OF_CTF.items()
+            if name in self._optics and not (name == "voltage_kv" and self.dose_per_tilt)
         ]
         if of_ctf and not self.defocus_um:
-            msg = f"{', '.join(of_ctf)} belong to a CTF; give --defocus as well or leave them out"
+            msg = f"{', '.join(of_ctf)}: of a CTF; give a defocus as well or leave them out"
             raise ValueError(msg)
         return self
 
     @property
     def _optics(self) -> dict[str, Any]:
         """What is said of the microscope."""
-        return {name: getattr(self, name) for name in _OPTICS if getattr(self, name)}
+        said = {name: getattr(self, name) for name in _OPTICS}
+        return {name: value for name, value in said.items() if value is not None} | (
+            {"detector": True} if self.detector else {}
+        )
+
+    @property
+    def cone_deg(self) -> float:
+        """Half-angle of the cone of preferred orientations."""
+        return _CONE_DEG if self.cone_angle_deg is None else self.cone_angle_deg
 
     @property
     def counts_of_models(self) -> tuple[int, ...]:
@@ -120,7 +118,9 @@ class Simulation(BaseModel):
             return None
         defoci: tuple[float | None, ...] = self.defocus_um or (None,)
         imagings = tuple(Imaging(defocus_um=each, **self._optics) for each in defoci)
-        return TiltSeries(3.0 if self.tilt_step_deg is None else self.tilt_step_deg, imagings)
+        return TiltSeries(
+            _TILT_STEP_DEG if self.tilt_step_deg is None else self.tilt_step_deg, imagings
+        )
 
 
 def build_simulation(**settings: Any) -> Simulation:
@@ -134,4 +134,20 @@ def build_simulation(**settings: Any) -> Simulation:
     given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(given.get("orientations"), str):
         given["orientations"] = given["orientations"].replace("-", "_")
-    return validated(Simulation, given)
+    simulation = validated(Simulation, given)
+    check_settings(
+        box=simulation.box,
+        counts=simulation.counts_of_models,
+        snr=simulation.snr,
+        tilt_range_deg=simulation.tilt_range_deg,
+        max_shift_voxels=simulation.max_shift_voxels,
+        voxel_size_angstrom=simulation.voxel_size_angstrom,
+        rotations=simulation.orientations,
+        cone_deg=simulation.cone_deg,
+        neighbours=simulation.neighbours,
+        seed=simulation.seed,
+    )
+    series = simulation.tilt_series
+    if series is not None:
+        tilt_angles_deg(simulation.tilt_range_deg, series.step_deg)
+    return simulation
