@@ -18,6 +18,7 @@ TITLES = {
     "selfbias": "Folds and sharp posteriors",
     "denovo": "From nothing: symmetry, several starts, turns about the tilt axis",
     "ribosome": "Real ribosomes",
+    "snr": "Signal-to-noise ratio: set and measured",
     "exhaustive": "Exhaustive search: exactness, cost, and where the time goes",
     "speed": "Speed, CPU time of one thread",
     "memory": "Memory",
@@ -95,6 +96,10 @@ INTRODUCTIONS = {
         "by 1.6 (exhaustive) to 2.5 (FAML) nats better than none, the outline of `auto` by up to "
         "2 more; FSC 0.76, 0.77 and 0.81 on average over shells 1 to 8. Poses are found as well "
         "without."
+    ),
+    "snr": (
+        "Of 60 simulated particles, from all their pairs at the true poses (`faml snr`). In white "
+        "noise before the wedge, through a tilt series of the subtomogram as it is."
     ),
     "exhaustive": (
         "`nats rms` is the difference between the quadrature (band limit L, radii per shell) and "
