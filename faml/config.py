@@ -50,7 +50,9 @@ class DataConfig(_Section):
     inputs: tuple[str, ...] = ()
     """MRC files, folders, globs or one RELION STAR file."""
     tilt_range_deg: tuple[float, float] | None = None
-    """Tilt range (min, max) in degrees about Y; needed where no weight volume is given."""
+    """Tilt range (min, max) in degrees; needed where no weight volume is given."""
+    tilt_axis: Literal["y", "x"] = "y"
+    """What it is about (`faml.conventions`)."""
     voxel_size_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Overrides the voxel size of the files."""
     invert: bool = False
@@ -199,6 +201,9 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        if self.data.tilt_range_deg is None and self.data.tilt_axis != "y":
+            msg = "--tilt-axis belongs to --tilt-range; give that as well or leave it out"
+            raise ValueError(msg)
         if self.data.tilt_range_deg is not None:
             low, high = self.data.tilt_range_deg
             if not -90.0 <= low < high <= 90.0:

@@ -21,7 +21,7 @@ Euler angles
 Missing wedge
     Single-axis tilt about Y, beam along Z, tilt range (min, max) in degrees: a component is
     observed when ``atan2(kz, kx)`` folded to (-90, 90] lies inside the range; ``kx = kz = 0`` is
-    always observed.
+    always observed. A tilt axis on X is the same turned about Z: ``atan2(-kz, ky)``.
 RELION
     ``R = Rotation.from_euler("ZYZ", [rot, tilt, psi]).inv()`` and
     ``t = -rlnOrigin{X,Y,Z}Angst / pixel size``.

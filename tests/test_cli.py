@@ -84,7 +84,18 @@ def test_help_tells_commands_and_exit_codes(cli):
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "resume", "inspect", "symmetry", "simulate", "evaluate", "demo", "strategies"],
+    [
+        "run",
+        "resume",
+        "inspect",
+        "symmetry",
+        "simulate",
+        "evaluate",
+        "snr",
+        "compare",
+        "demo",
+        "strategies",
+    ],
 )
 def test_help_of_commands(cli, command):
     code, out, err = cli(command, "--help")
@@ -95,7 +106,8 @@ def test_help_of_commands(cli, command):
 def test_options_of_run_are_those_promised(cli):
     _, out, _ = cli("run", "--help")
     for option in (
-        "--output", "--tilt-range", "--voxel-size", "--classes", "--strategy", "--iterations",
+        "--output", "--tilt-range", "--tilt-axis", "--voxel-size", "--classes", "--strategy",
+        "--iterations",
         "--seed", "--threads", "--max-shift", "--particle-diameter", "--start", "--start-lowpass",
         "--preset", "--local-angle", "--subset", "--invert", "--normalise", "--max-candidates",
         "--update", "--max-shell", "--max-resolution", "--config", "--quiet",
@@ -163,8 +175,9 @@ def test_run_without_any_option_but_the_wedge(cli, folder, tmp_path):
 
 def test_every_option_arrives(cli, folder, tmp_path):
     code, _, err = cli(
-        "run", folder, "-o", tmp_path / "run", "--tilt-range", -60, 60, "--voxel-size", 8,
-        "--classes", 2, "--strategy", "fa", "--iterations", 0, "--seed", 9, "--threads", 2,
+        "run", folder, "-o", tmp_path / "run", "--tilt-range", -60, 60, "--tilt-axis", "x",
+        "--voxel-size", 8, "--classes", 2, "--strategy", "fa", "--iterations", 0, "--seed", 9,
+        "--threads", 2,
         "--max-shift", 1.5, "--particle-diameter", 100, "--start", "average", "--start-lowpass", 40,
         "--preset", "paper", "--update", "ratio", "--max-candidates", 7, "--max-shell", 6,
         "--subset", 4, "--invert", "--normalise", "never", "--refine",
@@ -175,7 +188,7 @@ def test_every_option_arrives(cli, folder, tmp_path):
     config = read_run(tmp_path / "run" / "run.h5").config
     data, search, em = config.data, config.search, config.em
     assert (config.preset, config.threads) == ("paper", 2)
-    assert data.tilt_range_deg == (-60, 60)
+    assert (data.tilt_range_deg, data.tilt_axis) == ((-60, 60), "x")
     assert (data.voxel_size_angstrom, data.particle_diameter_angstrom) == (8, 100)
     assert (data.invert, data.normalise, data.subset) == (True, "never", 4)
     assert (search.strategy, search.max_shift_voxels, search.max_candidates) == ("fa", 1.5, 7)

@@ -282,14 +282,6 @@ def test_titles_are_no_markup_and_nothing_run_is_said(experiment, capsys):
     assert "Two [/b] ways: no results in" in out
 
 
-def test_particles_tilted_about_x_need_their_weights(experiment, capsys):
-    text = TEXT.replace("box = 20", 'box = 20\ntilt_axis = "x"')
-    experiment.write_text(text + '[methods.blind]\nweights = "wedge"\n')
-    code, _, err = call(capsys, experiment)
-    assert code == 2
-    assert "give tilt_axis y" in err
-
-
 def test_a_result_that_is_none_is_named(experiment, tmp_path):
     _, tasks = read_experiment(experiment, quick=True)
     row = tmp_path / "rows" / f"{tasks[0].key}.json"
@@ -370,6 +362,7 @@ def test_weights_may_be_kept_from_a_method(experiment, tmp_path):
     """CTF^2 volumes are there; without them particles are read as if behind a plain wedge."""
     series = 'noise = "tilt-series"\ntilt_step_deg = 6.0\ndefocus_um = [4.0]\n[sweep]'
     text = TEXT.replace("[sweep]", series).replace("snr = [0.5]", "snr = [5.0]")
+    text = text.replace("box = 20", 'box = 20\ntilt_axis = "x"')
     text = text.replace("snr = [0.5, 0.2]", "snr = [5.0]")
     text += '[methods.blind]\nweights = "wedge"\nem = { start = "poses", iterations = 0 }\n'
     experiment.write_text(text)

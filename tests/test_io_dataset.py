@@ -434,6 +434,18 @@ def test_inspect_with_tilt_range(tmp_path):
     assert one.costs[0].seconds == pytest.approx(1.8 * two.costs[0].seconds)
 
 
+def test_the_tilt_axis_may_be_x(tmp_path):
+    path = folder(tmp_path / "in")
+    data = {"inputs": (str(path),), "tilt_range_deg": (-50.0, 70.0)}
+    config = build_config(data=data | {"tilt_axis": "x"})
+    weight = open_particles(config.data, 0).particles.weight(0)
+    np.testing.assert_array_equal(weight, wedge_weight(BOX, (-50.0, 70.0), "x"))
+    assert (weight != wedge_weight(BOX, (-50.0, 70.0))).mean() > 0.1
+    assert inspect_dataset(config).tilt_axis == "x"
+    with pytest.raises(ConfigurationError, match="--tilt-axis belongs to --tilt-range"):
+        build_config(data={"inputs": (str(path),), "tilt_axis": "x"})
+
+
 @pytest.mark.parametrize("tilt", [(-60.0, 60.0), (-50.0, 70.0), (-40.0, 40.0)])
 def test_tilt_range_is_estimated_from_a_weight(tilt):
     weight = wedge_weight(64, tilt)

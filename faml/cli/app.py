@@ -25,6 +25,7 @@ from faml.cli.options import (
     Quiet,
     Subset,
     Threads,
+    TiltAxis,
     TiltRange,
     VoxelSize,
     all_cores,
@@ -105,6 +106,7 @@ app.command()(compare)
 def inspect(
     inputs: Inputs,
     tilt_range: TiltRange = None,
+    tilt_axis: TiltAxis = None,
     voxel_size: VoxelSize = None,
     particle_diameter: Diameter = None,
     classes: Annotated[int | None, typer.Option(help="For the estimate.")] = None,
@@ -123,6 +125,7 @@ def inspect(
         data={
             "inputs": tuple(inputs),
             "tilt_range_deg": tilt_range,
+            "tilt_axis": tilt_axis,
             "voxel_size_angstrom": voxel_size,
             "particle_diameter_angstrom": particle_diameter,
             "invert": invert,

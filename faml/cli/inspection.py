@@ -64,6 +64,6 @@ def _wedge(found: Inspection) -> str:
     if found.tilt_range_deg is not None:
         low, high = found.tilt_range_deg
         about = "about " if found.tilt_range_origin == "estimated" else ""
-        tilt = f", tilts {about}{low:.0f} to {high:.0f} degrees about Y"
+        tilt = f", tilts {about}{low:.0f} to {high:.0f} degrees about {found.tilt_axis.upper()}"
     number = "" if found.distinct_weights == 1 else f", {found.distinct_weights} distinct weights"
     return f"{observed} of Fourier space observed{tilt}{number} (from {found.weight_source})"

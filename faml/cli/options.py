@@ -15,6 +15,7 @@ __all__ = [
     "Quiet",
     "Subset",
     "Threads",
+    "TiltAxis",
     "TiltRange",
     "VoxelSize",
     "all_cores",
@@ -25,7 +26,10 @@ Inputs = Annotated[
 ]
 TiltRange = Annotated[
     tuple[float, float] | None,
-    typer.Option("--tilt-range", metavar="MIN MAX", help="Tilt range about Y in degrees."),
+    typer.Option("--tilt-range", metavar="MIN MAX", help="Tilt range in degrees."),
+]
+TiltAxis = Annotated[
+    str | None, typer.Option("--tilt-axis", help="Of the tilt range: y (default) or x.")
 ]
 VoxelSize = Annotated[
     float | None, typer.Option("--voxel-size", help="Angstrom; overrides the files.")

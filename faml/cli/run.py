@@ -15,6 +15,7 @@ from faml.cli.options import (
     Quiet,
     Subset,
     Threads,
+    TiltAxis,
     TiltRange,
     VoxelSize,
     all_cores,
@@ -39,6 +40,7 @@ def run(
         ),
     ] = None,
     tilt_range: TiltRange = None,
+    tilt_axis: TiltAxis = None,
     voxel_size: VoxelSize = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes K. Default: 1.")] = None,
     strategy: Annotated[
@@ -196,6 +198,7 @@ def run(
         data={
             "inputs": tuple(inputs) if inputs else None,
             "tilt_range_deg": tilt_range,
+            "tilt_axis": tilt_axis,
             "voxel_size_angstrom": voxel_size,
             "particle_diameter_angstrom": particle_diameter,
             "invert": invert or None,

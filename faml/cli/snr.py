@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faml.cli.options import Diameter, Inputs, Invert, TiltRange, VoxelSize
+from faml.cli.options import Diameter, Inputs, Invert, TiltAxis, TiltRange, VoxelSize
 from faml.errors import InputDataError
 
 __all__ = ["snr"]
@@ -13,6 +13,7 @@ _SHELLS_SHOWN = 12
 def snr(
     inputs: Inputs,
     tilt_range: TiltRange = None,
+    tilt_axis: TiltAxis = None,
     voxel_size: VoxelSize = None,
     particle_diameter: Diameter = None,
     invert: Invert = False,
@@ -37,6 +38,7 @@ def snr(
         data={
             "inputs": tuple(inputs),
             "tilt_range_deg": tilt_range,
+            "tilt_axis": tilt_axis,
             "voxel_size_angstrom": voxel_size,
             "particle_diameter_angstrom": particle_diameter,
             "invert": invert or None,

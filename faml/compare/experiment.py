@@ -241,11 +241,6 @@ def _tasks(experiment: Experiment, path: Path) -> list[Task]:
                     f"method {name}: `only` names {', '.join(sorted(unknown))}, which the "
                     "experiment does not vary"
                 )
-            if method.weights == "wedge" and point.simulation.tilt_axis != "y":
-                raise ConfigurationError(
-                    f"method {name}: without weights particles are read as tilted about y, and "
-                    "the data are not; give tilt_axis y"
-                )
             if not all(where[what] in values for what, values in method.only.items()):
                 continue
             task = Task(

@@ -155,7 +155,11 @@ def _without_weights(star: Path) -> Path:
 def _config(task: Task, method: Method, star: Path, output: Path, em: dict[str, Any]) -> Any:
     data: dict[str, Any] = {"invert": task.data.simulation.dark} | method.data
     if method.weights == "wedge":
-        data["tilt_range_deg"] = task.data.simulation.tilt_range_deg
+        simulation = task.data.simulation
+        data |= {
+            "tilt_range_deg": simulation.tilt_range_deg,
+            "tilt_axis": simulation.tilt_axis,
+        }
     return build_config(
         preset=method.preset,
         data=data | {"inputs": (str(star),)},

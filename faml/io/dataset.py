@@ -446,7 +446,7 @@ def _tilt_range_weight(
     count = len(source.names)
     return _Weights(
         source="tilt range" if config.tilt_range_deg is not None else "missing",
-        reader=TiltRangeWeight(box, config.tilt_range_deg or (-90.0, 90.0)),
+        reader=TiltRangeWeight(box, config.tilt_range_deg or (-90.0, 90.0), config.tilt_axis),
         index=np.zeros(count, dtype=np.int64),
         paths=(),
         power=np.ones(count),

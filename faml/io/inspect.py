@@ -86,6 +86,7 @@ class Inspection:
     tilt_range_deg : (float, float) or None
         As given, or estimated from the first weight volume.
     tilt_range_origin : {"given", "estimated", "unknown"}
+    tilt_axis : {"y", "x"}
     premultiplied : bool
         Any particle is CTF-premultiplied.
     has_poses : bool
@@ -113,6 +114,7 @@ class Inspection:
     observed_fraction: float | None
     tilt_range_deg: tuple[float, float] | None
     tilt_range_origin: Literal["given", "estimated", "unknown"]
+    tilt_axis: Literal["y", "x"]
     premultiplied: bool
     has_poses: bool
     normalisation: str
@@ -161,6 +163,8 @@ def inspect_dataset(config: RunConfig) -> Inspection:
         observed_fraction=fraction,
         tilt_range_deg=tilt_range,
         tilt_range_origin=origin,
+        # Of a volume it is estimated about Y.
+        tilt_axis=config.data.tilt_axis if data.weight_source == "tilt range" else "y",
         premultiplied=bool(data.premultiplied.any()),
         has_poses=particles.poses is not None,
         normalisation=f"{data.normalisation.applied}: {data.normalisation.reason}",

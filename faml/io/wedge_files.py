@@ -35,14 +35,16 @@ class TiltRangeWeight:
     box : int
         Edge n in voxels.
     tilt_range_deg : (float, float)
+    tilt_axis : {"y", "x"}
     """
 
     box: int
     tilt_range_deg: tuple[float, float]
+    tilt_axis: str = "y"
 
     def read(self, index: int) -> npt.NDArray[np.float32]:
         """The wedge, ``(n, n, n // 2 + 1)`` float32, whatever the index."""
-        return wedge_weight(self.box, self.tilt_range_deg)
+        return wedge_weight(self.box, self.tilt_range_deg, self.tilt_axis)
 
     def amplitude(self, index: int) -> npt.NDArray[np.float32] | None:
         """None: zeroing y where W = 0 is all a binary wedge does."""
