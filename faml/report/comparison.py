@@ -162,7 +162,7 @@ def _against(ax: Axes, table: pd.DataFrame, axis: str) -> None:
         ax.plot(x, mine["r"], "o", markersize=3, color=line.get_color())
     if text:
         ax.set_xticks(list(places.values()), [str(v) for v in values], fontsize=8)
-    elif min(places.values()) > 0 and max(places.values()) > 5 * min(places.values()):
+    elif min(places.values()) > 0 and max(places.values()) > 3 * min(places.values()):
         ax.set_xscale("log")
     ax.set_xlabel(axis.replace("_", " "))
     ax.legend(fontsize=7)

@@ -366,11 +366,16 @@ class NormalOperator:
     def __call__(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
         """Applied to what lies in the ball, and confined again; (J,) complex128."""
         edge = self._grid.work_edge
-        big = np.zeros((2 * edge,) * 3, dtype=np.float32)
-        inner = (slice(edge - edge // 2, edge - edge // 2 + edge),) * 3
-        big[inner] = scipy.fft.fftshift(self._volume(values) * self._ball)
-        turned = scipy.fft.irfftn(scipy.fft.rfftn(big) * self.spectrum, s=(2 * edge,) * 3)
-        return self._components(scipy.fft.ifftshift(turned[inner]))
+        volume = scipy.fft.fftshift(self._volume(values) * self._ball)
+        # Axis by axis, so that neither padding is transformed nor what is cut off afterwards.
+        spectrum = scipy.fft.rfft(volume, 2 * edge, axis=2)
+        for axis in (1, 0):
+            spectrum = scipy.fft.fft(spectrum, 2 * edge, axis=axis)
+        spectrum *= self.spectrum
+        spectrum = scipy.fft.ifft(spectrum, axis=0, overwrite_x=True)[:edge]
+        spectrum = scipy.fft.ifft(spectrum, axis=1)[:, :edge]
+        turned = scipy.fft.irfft(spectrum, 2 * edge, axis=2)[:, :, :edge]
+        return self._components(scipy.fft.ifftshift(turned))
 
     def _volume(self, values: npt.NDArray[np.complex128]) -> npt.NDArray[np.float32]:
         # Single precision: the operator is not known better than to a percent.
