@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -396,13 +397,18 @@ def finish_volume(
     return volume.astype(np.float32, copy=False)
 
 
+@lru_cache(maxsize=2)
+def _spheres(n: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The ball that averages are confined to, and the part of it that is taken for the particle."""
+    return soft_sphere(n, BALL_RADIUS * n, 1.0), soft_sphere(n, _SOLVENT_FROM * n, 1.0)
+
+
 def _solvent(n: int, mask: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
     """Where there is no particle, within the ball that averages are confined to.
 
     A mask that fills the ball leaves none; the outermost part of the ball has to do then.
     """
-    ball = soft_sphere(n, BALL_RADIUS * n, 1.0)
-    inside = soft_sphere(n, _SOLVENT_FROM * n, 1.0)
+    ball, inside = _spheres(n)
     if mask is not None and np.maximum(ball - mask, 0.0).sum() > _LEAST_SOLVENT * ball.sum():
         inside = mask
     return np.maximum(ball - inside, 0.0)

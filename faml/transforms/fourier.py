@@ -161,6 +161,11 @@ class FourierGrid:
         kz, ky, kx = np.nonzero(inside)
         return np.stack([kx, ky - reach, kz - reach], axis=1).astype(np.float32)
 
+    @cached_property
+    def work_indices(self) -> npt.NDArray[np.int64]:
+        """Flat indices of the points in a half-spectrum of `work_edge`, (J,) int64."""
+        return _flat_indices(self.points, self.work_edge)
+
     @property
     def shell_counts(self) -> npt.NDArray[np.float64]:
         """Components of the full sphere per shell, ``(sum_shell + 1,)`` float64."""
@@ -307,7 +312,7 @@ def half_cube_adjoint(
     start = edge - edge // 2
     inner = volume[start : start + edge, start : start + edge, start : start + edge].copy()
     spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(_apply_compensation(inner)))
-    return 8.0 * spectrum.reshape(-1)[_work_indices(grid)]
+    return 8.0 * spectrum.reshape(-1)[grid.work_indices]
 
 
 class NormalOperator:
@@ -386,7 +391,7 @@ class NormalOperator:
 
     def _components(self, volume: npt.NDArray[np.float32]) -> npt.NDArray[np.complex128]:
         spectrum = scipy.fft.rfftn(volume * self._ball)
-        return spectrum.reshape(-1)[_work_indices(self._grid)].astype(np.complex128)
+        return spectrum.reshape(-1)[self._grid.work_indices].astype(np.complex128)
 
 
 def padded_weight(values: npt.NDArray[np.float32], grid: FourierGrid) -> npt.NDArray[np.float32]:
@@ -447,10 +452,6 @@ def _spread_window(edge: int) -> npt.NDArray[np.float32]:
     return window.astype(np.float32)
 
 
-def _work_indices(grid: FourierGrid) -> npt.NDArray[np.int64]:
-    return _flat_indices(grid.points, grid.work_edge)
-
-
 def _flat_indices(points: npt.NDArray[np.float32], edge: int) -> npt.NDArray[np.int64]:
     """Flat indices of points (P, 3) in a half-spectrum ``(m, m, m // 2 + 1)``."""
     k = points.astype(np.int64)
@@ -460,5 +461,5 @@ def _flat_indices(points: npt.NDArray[np.float32], edge: int) -> npt.NDArray[np.
 def _embed(values: npt.NDArray[Scalar], grid: FourierGrid) -> npt.NDArray[Scalar]:
     edge = grid.work_edge
     out = np.zeros((edge, edge, edge // 2 + 1), dtype=values.dtype)
-    out.reshape(-1)[_work_indices(grid)] = values
+    out.reshape(-1)[grid.work_indices] = values
     return out
