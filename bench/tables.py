@@ -75,8 +75,8 @@ INTRODUCTIONS = {
         "0.78 (`symmetry agreement`, `by chance`), and the run ends with a warning. At 0.001 the "
         "average is a ring until its symmetry is imposed, and the warning says that it shows none. "
         "The last table is with folds and sharp posteriors, but for its first row. "
-        "GroEL `y` is turned about the tilt axis only, tilt range +-40 degrees. Seeds 2 and 3 of GroEL "
-        "with 70S ran beside other work, which trebled their CPU times."
+        "GroEL `y` is turned about the tilt axis only, tilt range +-40 degrees. Seeds 2 and 3 of "
+        "GroEL with 70S ran beside other work, which trebled their CPU times."
     ),
     "ribosome": (
         "40 in-cell ribosomes. Shares of particles within 20 degrees of the experts' poses after 1 "
