@@ -36,10 +36,10 @@ def measured(made, poses=None):
     return measure_snr(made.particles, poses or made.poses, members)
 
 
-@pytest.mark.parametrize(("snr", "tolerance"), [(0.1, 0.06), (0.03, 0.1), (0.01, 0.2)])
+@pytest.mark.parametrize(("snr", "tolerance"), [(0.1, 0.1), (0.03, 0.1), (0.01, 0.2)])
 @pytest.mark.parametrize("n", [31, 32])
 def test_white_noise_measures_what_was_set(snr, tolerance, n):
-    """Tolerances are three standard errors, 1.5e-4 to 6e-4 with 1560 pairs."""
+    """Wanted are 10 %. Orientations of so few particles take half, at 0.01 their noise the rest."""
     found = measured(particles(snr, n=n))
     assert found.before_wedge == pytest.approx(snr, rel=tolerance)
     assert found.particles == 40

@@ -209,8 +209,8 @@ def _fail(failures: list[Failure]) -> None:
     """One error for all runs that came to nothing."""
     first = failures[0]
     error = FamlError(
-        f"{len(failures)} runs failed; the first: {first.message}. All others are kept; the same "
-        "command tries these again"
+        f"{len(failures)} of the runs failed; the first: {first.message}. All others are kept; "
+        "the same command tries again"
     )
     error.exit_code = first.exit_code
     raise error

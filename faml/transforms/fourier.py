@@ -33,6 +33,7 @@ __all__ = [
     "grid_distances",
     "half_cube",
     "half_cube_adjoint",
+    "half_multiplicity",
     "padded_half_cube",
     "padded_weight",
     "raised_cosine",
