@@ -295,6 +295,7 @@ def test_a_result_that_is_none_is_named(experiment, tmp_path):
 # ----------------------------------------------------------------------------------------- RELION
 
 FAKE = """#!/bin/sh
+if [ "$1" = "--version" ]; then echo "RELION version: 3.1.3"; exit; fi
 while [ $# -gt 0 ]; do
   case "$1" in --o) out=$2;; --slow) slow=1;; esac
   shift
@@ -336,6 +337,7 @@ def test_what_relion_has_reached_counts(fake_relion, tmp_path):
     found = carry_out(task, data, tmp_path / "scratch")
     assert found["cost"]["status"] == "failed with code 1: ERROR: zero sum of weights"
     assert found["cost"]["iterations"] == 1
+    assert found["cost"]["relion_version"] == "3.1.3"
     assert found["classes"][0]["r"] > 0.99
     assert found["classes"][0]["median_error_deg"] < 0.01
 

@@ -8,6 +8,7 @@ import multiprocessing
 import shutil
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -151,13 +152,12 @@ class _Campaign:
     def carry_out(self) -> None:
         """Until all have ended."""
         try:
-            begun = iter(list(self._waiting))
-            data = next(begun, None)
-            while data is not None or self._making or self._running:
-                while data is not None and len(self._making) + len(self._running) < self._jobs:
-                    first = self._waiting[data][0]
-                    self._making[self._pool.submit(make_data, first, data)] = data
-                    data = next(begun, None)
+            to_make = deque(self._waiting)
+            while to_make or self._making or self._running:
+                while to_make and len(self._making) + len(self._running) < self._jobs:
+                    data = to_make.popleft()
+                    made = self._pool.submit(make_data, self._waiting[data][0], data)
+                    self._making[made] = data
                 under_way: list[Future[Any]] = [*self._making, *self._running]
                 done, _ = wait(under_way, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -105,7 +105,7 @@ def run_relion(
         "status": status,
         "iterations": done,
         "s_per_iteration": round(seconds / done, 3) if done else None,
-        "relion_version": _version(log),
+        "relion_version": _version(program),
     }
 
 
@@ -132,8 +132,10 @@ def _last_whole_iteration(output: Path, classes: int) -> int:
     return done
 
 
-def _version(log: Path) -> str:
-    match = _VERSION.search(log.read_text(errors="replace"))
+def _version(program: str) -> str:
+    """As it says itself; its log does not."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    match = _VERSION.search(said.stdout)
     return match[1] if match else "unknown"
 
 

@@ -26,6 +26,7 @@ from faml.simulate.dataset import simulate_dataset
 __all__ = ["carry_out", "make_data"]
 
 _STAR_VERSION = 30001
+_OWN, _OTHERS = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
 
 
 def make_data(task: Task, directory: Path) -> None:
@@ -99,9 +100,6 @@ def _peak_bytes(kind: str) -> float:
     """Of this process, or of RELION's."""
     unit = 1 if platform.system() == "Darwin" else 1024
     return unit * float(resource.getrusage(_OTHERS if kind == "relion" else _OWN).ru_maxrss)
-
-
-_OWN, _OTHERS = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
 
 
 def _faml(task: Task, data: Path, scratch: Path) -> dict[str, Any]:

@@ -99,14 +99,18 @@ def measure_snr(
         power = np.zeros(shells.shape)  # of y,
         passed = np.zeros(shells.shape)  # of what a unit of signal is in y,
         weights = np.zeros(shells.shape)  # and a unit of noise
-        for i in members:
-            data = particles.data_term(int(i))
-            weight = particles.weight(int(particles.weight_index[i]))
+        index = particles.weight_index[members]
+        for which in np.unique(index):
+            alike = members[index == which]
+            weight = particles.weight(int(which))
             plain = plain and bool(np.isin(weight, (0.0, 1.0)).all())
-            power += np.square(np.abs(data), dtype=np.float64)
-            passed += np.square(weight, dtype=np.float64)
-            weights += weight
-            shared.add(volume_of(data, n), weight, poses.rotations[i], poses.translations[i])
+            passed += len(alike) * np.square(weight, dtype=np.float64)
+            weights += len(alike) * weight.astype(np.float64)
+            cube = full_cube(weight)
+            for i in alike:
+                data = particles.data_term(int(i))
+                power += np.square(np.abs(data), dtype=np.float64)
+                shared.add(volume_of(data, n), cube, poses.rotations[i], poses.translations[i])
         products, overlap = (per_shell(each) for each in shared.products())
         overlap[0] = 0.0  # the mean of a box is no datum
         common = overlap > _LEAST_OVERLAP * overlap.max()
@@ -136,7 +140,6 @@ class _Shared:
 
     def __init__(self, n: int) -> None:
         half = (n, n, n // 2 + 1)
-        self._n = n
         self._sum = np.zeros(half, dtype=np.complex128)
         self._own = np.zeros(half)
         self._weight_sum = np.zeros(half)
@@ -145,7 +148,7 @@ class _Shared:
     def add(
         self,
         volume: npt.NDArray[np.float32],
-        weight: npt.NDArray[np.float32],
+        cube: npt.NDArray[np.float32],
         rotation: npt.NDArray[np.float64],
         translation: npt.NDArray[np.float64],
     ) -> None:
@@ -153,7 +156,7 @@ class _Shared:
         turned = spectrum_of(Resampler(volume).place(back, -back @ translation))
         self._sum += turned
         self._own += np.square(np.abs(turned), dtype=np.float64)
-        passing = _turned_weight(weight, back)
+        passing = _turned_weight(cube, back)
         self._weight_sum += passing
         self._weight_own += np.square(passing)
 
@@ -166,14 +169,14 @@ class _Shared:
 
 
 def _turned_weight(
-    weight: npt.NDArray[np.float32], rotation: npt.NDArray[np.float64]
+    cube: npt.NDArray[np.float32], rotation: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """W turned as a volume, on the half-spectrum grid."""
-    n = weight.shape[0]
+    """W turned as a volume, from a full cube to the half-spectrum grid."""
+    n = cube.shape[0]
     matrix = _FLIP @ rotation.T @ _FLIP
     middle = np.full(3, n // 2)
     turned = affine_transform(
-        full_cube(weight),
+        cube,
         matrix,
         middle - matrix @ middle,
         output=np.float64,
