@@ -43,7 +43,8 @@ from faml.particles.view import Particle, ParticleViews, Pose
 from faml.references import PADDING, References
 from faml.simulate.particles import SimulatedParticles, simulate_particles, write_particles
 from faml.strategies.exhaustive import Exhaustive
-from faml.strategies.phased import PhasedSearch, PoseGrid
+from faml.strategies.phased import PhasedSearch
+from faml.strategies.pose_grid import PoseGrid
 from faml.transforms.fourier import fourier_grid
 
 Row = dict[str, Any]

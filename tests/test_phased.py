@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import naive
 import numpy as np
@@ -21,7 +22,8 @@ from faml.errors import ConfigurationError
 from faml.kernels.phased import keep_best, raise_best
 from faml.references import References
 from faml.strategies.base import SearchContext
-from faml.strategies.phased import PhasedSearch, PoseGrid, check_affordable, pose_grid
+from faml.strategies.phased import PhasedSearch, _coarser
+from faml.strategies.pose_grid import PoseGrid, check_affordable, pose_grid
 from faml.transforms.fourier import fourier_grid
 from faml.transforms.harmonics import shell_transform
 
@@ -279,3 +281,96 @@ def test_a_body_centred_lattice_reaches_every_shift_with_fewer_points():
     np.testing.assert_array_equal(grids[1].translations[0], 0.0)
     fixed = pose_grid(context(48, shift_step_voxels=2.0), 10, body_centred=True)
     assert not fixed.body_centred
+
+
+# ---------------------------------------------------------------- shifts ruled out beforehand
+
+
+def noisy_problem(n=24, noise=2.0, index=1, classes=1):
+    """A particle with a shift to 2 voxels whose posterior is broad, and ten shells to search."""
+    particles, _ = simulated(n=n, count=3, noise=noise, weight=soft_weight(n), seed=5)
+    grid = fourier_grid(n, 10, 11)
+    model = true_model(particles, noise, classes, seeds=(0, 4))
+    return particle_at(particles, grid, index), References(model, grid, 10)
+
+
+def searches(references, n=24, **limits):
+    """The search as it is, and one that looks at every shift."""
+    grid = pose_grid(context(n, max_shift_voxels=4.0, search_shell=9, **limits), 10)
+    assert grid.scout is not None
+    return PhasedSearch(references, grid), PhasedSearch(references, replace(grid, scout=None))
+
+
+def looked_at(search, monkeypatch):
+    """Shifts whose correlation with all shells is made, class by class."""
+    seen = []
+    one_by_one = PhasedSearch._correlations
+
+    def counted(self, particle, shifts):
+        if self.grid.scout is not None:
+            seen.append({k: int(chosen.sum()) for k, chosen in shifts.items()})
+        return one_by_one(self, particle, shifts)
+
+    monkeypatch.setattr(PhasedSearch, "_correlations", counted)
+    return seen
+
+
+@pytest.mark.parametrize(("index", "noise"), [(0, 1.0), (1, 2.0), (2, 3.0)])
+def test_shifts_that_are_ruled_out_hold_no_mass(index, noise, monkeypatch):
+    particle, references = noisy_problem(index=index, noise=noise)
+    search, whole = searches(references)
+    seen = looked_at(search, monkeypatch)
+    found, every = search.best_poses(particle, 200), whole.best_poses(particle, 200)
+    assert found.log_total == pytest.approx(every.log_total, abs=1e-3)
+    assert (found.cells[0] == every.cells[0]).all()
+    assert seen[0][0] < 0.9 * len(search.grid.lattice)
+    mine, theirs = search.scores(particle)[0], whole.scores(particle)[0]
+    high = theirs > theirs.max() - 8.0
+    np.testing.assert_allclose(mine[high], theirs[high], atol=1e-2)
+
+
+def test_classes_do_not_rule_out_each_others_shifts(monkeypatch):
+    """The wrong class is far behind, yet each keeps the shifts that are its own best."""
+    particle, references = noisy_problem(noise=0.7, classes=2)
+    search, whole = searches(references, classes=2)
+    particle = replace(particle, classes=(0, 1))
+    seen = looked_at(search, monkeypatch)
+    mine, theirs = search.scores(particle), whole.scores(particle)
+    for k in (0, 1):
+        assert 1 <= seen[0][k] < len(search.grid.lattice)
+        assert mine[k].max() == pytest.approx(theirs[k].max(), abs=1e-2)
+
+
+def test_local_searches_rule_out_by_the_rotations_they_allow():
+    """The best shift of all rotations must not hide that of those allowed."""
+    particle, references = noisy_problem(noise=0.7)
+    search, whole = searches(references)
+    best = whole.best_poses(particle, 1).cells[0, :3] // np.array([1, 2, 2])
+    far = Rotation.from_quat(search.grid.quaternions[tuple(best)]) * Rotation.from_euler(
+        "x", 130, degrees=True
+    )
+    near = np.abs(search.grid.quaternions @ far.as_quat()) > math.cos(math.radians(10))
+    found, every = (each.best_poses(particle, 50, near) for each in (search, whole))
+    assert found.log_total == pytest.approx(every.log_total, abs=1e-3)
+    np.testing.assert_array_equal(found.cells[0], every.cells[0])
+
+
+def test_coarser_grids_hold_the_neighbourhood_of_what_is_allowed():
+    grid = pose_grid(context(24, search_shell=9), 10)
+    rng = np.random.default_rng(4)
+    allowed = np.zeros(grid.shape, dtype=bool)
+    allowed.reshape(-1)[rng.choice(allowed.size, 60, replace=False)] = True
+    coarse = _coarser(allowed, grid.scout.shape)
+    assert 0 < coarse.sum() <= 60
+    points = grid.scout.quaternions[coarse]
+    spacing = grid.scout.rotations.spacing_rad
+    for quaternion in grid.quaternions[allowed]:
+        nearest = 2.0 * np.arccos(min(1.0, float(np.abs(points @ quaternion).max())))
+        assert nearest < 1.5 * spacing
+
+
+def test_few_shells_rule_nothing_out():
+    assert pose_grid(context(24, search_shell=6), 10).scout is None
+    grid = pose_grid(context(24, search_shell=9), 10)
+    assert grid.scout.shells == 5
+    np.testing.assert_array_equal(grid.scout.lattice, grid.lattice)

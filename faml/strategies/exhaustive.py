@@ -13,7 +13,8 @@ from scipy.special import logsumexp
 from faml.particles.view import Particle
 from faml.references import References
 from faml.strategies.base import PoseSupport, SearchContext
-from faml.strategies.phased import BestPoses, PhasedSearch, PoseGrid, check_affordable, pose_grid
+from faml.strategies.phased import BestPoses, PhasedSearch
+from faml.strategies.pose_grid import PoseGrid, check_affordable, pose_grid
 from faml.transforms.rotations import to_quaternions
 
 __all__ = ["Exhaustive"]

@@ -14,7 +14,8 @@ from faml.kernels.shifts import SearchComponents, best_shifts, correlation_spect
 from faml.particles.view import Particle
 from faml.references import PADDING, References
 from faml.strategies.base import Candidates, Proposal, SearchContext
-from faml.strategies.phased import PhasedSearch, PoseGrid, check_affordable, pose_grid
+from faml.strategies.phased import PhasedSearch
+from faml.strategies.pose_grid import PoseGrid, check_affordable, pose_grid
 from faml.transforms.rotations import rotations_within
 from faml.transforms.so3 import SO3Correlation
 

@@ -87,9 +87,10 @@ class SO3Correlation:
         self.fill(p, q, radial, spectrum, even=even)
         return self.transform(spectrum)
 
-    def spectrum(self) -> npt.NDArray[np.complex64]:
-        """Zeros ``(B, G, L + 1)`` for `fill`."""
-        return np.zeros((self.colatitudes, self.period, self.bandwidth + 1), dtype=np.complex64)
+    def spectrum(self, *count: int) -> npt.NDArray[np.complex64]:
+        """Zeros ``(B, G, L + 1)`` for `fill`, or ``(count, B, G, L + 1)`` for many."""
+        shape = (*count, self.colatitudes, self.period, self.bandwidth + 1)
+        return np.zeros(shape, dtype=np.complex64)
 
     def fill(
         self,
@@ -109,9 +110,9 @@ class SO3Correlation:
         fill_correlation(cross_real, cross_imag, self._wigner, self._offsets, 0, step, spectrum)
 
     def transform(self, spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
-        """The correlation ``(B, G, G)`` of a filled spectrum."""
+        """The correlation ``(..., B, G, G)`` of filled spectra."""
         correlation: npt.NDArray[np.float32] = scipy.fft.irfftn(
-            spectrum, s=(self.period, self.period), axes=(1, 2), norm="forward"
+            spectrum, s=(self.period, self.period), axes=(-2, -1), norm="forward"
         )
         return correlation
 
