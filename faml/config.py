@@ -48,11 +48,20 @@ class DataConfig(_Section):
     """Which particles are read and how."""
 
     inputs: tuple[str, ...] = ()
-    """MRC files, folders, globs or one RELION STAR file."""
+    """MRC or EM files, folders, globs, or one table: STAR file, Dynamo table, motive list."""
+    particles_folder: str | None = None
+    """Where the files are of a table that knows particles by number; None looks beside it."""
+    wedge_list: str | None = None
+    """Tilts by tomogram: EM, STOPGAP's STAR file, or text (`faml.io.formats.wedge_lists`)."""
     tilt_range_deg: tuple[float, float] | None = None
     """Tilt range (min, max) in degrees; needed where no weight volume is given."""
+    tilt_angles_file: str | None = None
+    """Text with the angle of each tilt, one a line (IMOD's .tlt), in place of the range."""
     tilt_axis: Literal["y", "x"] = "y"
     """What it is about (`faml.conventions`)."""
+    tomograms: str | None = None
+    """RELION 5's tomograms.star, for particles that are stacks of tilt images; by default that of
+    the optimisation set which is the input or lies beside it."""
     voxel_size_angstrom: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Overrides the voxel size of the files."""
     invert: bool = False
@@ -201,17 +210,7 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        if self.data.tilt_range_deg is None and self.data.tilt_axis != "y":
-            msg = "--tilt-axis belongs to --tilt-range; give that as well or leave it out"
-            raise ValueError(msg)
-        if self.data.tilt_range_deg is not None:
-            low, high = self.data.tilt_range_deg
-            if not -90.0 <= low < high <= 90.0:
-                msg = (
-                    f"tilt range must satisfy -90 <= MIN < MAX <= 90 degrees, found {low:g} "
-                    f"{high:g}; give the smaller angle first"
-                )
-                raise ValueError(msg)
+        self._check_tilts()
         if not self.em.half_sets:
             for option, given in (
                 ("--b-factor", self.em.b_factor is not None),
@@ -233,6 +232,36 @@ class RunConfig(_Section):
             msg = f"the last shell ({last}) lies below the first ({first}); raise it or lower it"
             raise ValueError(msg)
         return self
+
+    def _check_tilts(self) -> None:
+        """Raise ValueError for tilts that are none or said twice."""
+        data = self.data
+        given = [
+            name
+            for name, value in (
+                ("--tilt-range", data.tilt_range_deg),
+                ("--tilt-angles", data.tilt_angles_file),
+                ("--wedge-list", data.wedge_list),
+            )
+            if value is not None
+        ]
+        if data.tilt_angles_file is not None and len(given) > 1:
+            msg = f"{' and '.join(given)} both say what the tilts are; give one of them"
+            raise ValueError(msg)
+        if data.tilt_range_deg is None and data.tilt_angles_file is None and data.tilt_axis != "y":
+            msg = (
+                "--tilt-axis belongs to --tilt-range or --tilt-angles; give one as well or leave "
+                "it out"
+            )
+            raise ValueError(msg)
+        if data.tilt_range_deg is not None:
+            low, high = data.tilt_range_deg
+            if not -90.0 <= low < high <= 90.0:
+                msg = (
+                    f"tilt range must satisfy -90 <= MIN < MAX <= 90 degrees, found {low:g} "
+                    f"{high:g}; give the smaller angle first"
+                )
+                raise ValueError(msg)
 
     def _check_unused(self) -> None:
         """Raise ValueError for settings that others make meaningless."""

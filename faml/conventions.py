@@ -21,7 +21,11 @@ Euler angles
 Missing wedge
     Single-axis tilt about Y, beam along Z, tilt range (min, max) in degrees: a component is
     observed when ``atan2(kz, kx)`` folded to (-90, 90] lies inside the range; ``kx = kz = 0`` is
-    always observed. A tilt axis on X is the same turned about Z: ``atan2(-kz, ky)``.
+    always observed. A tilt axis on X is the same turned about Z: ``atan2(-kz, ky)``. An image
+    tilted by a thus lies along ``(cos a, 0, sin a)``: it is the projection of the specimen turned
+    by the right-handed ``Ry(a)``, which is what RELION 5 makes of the angles in IMOD's .tlt files
+    (rlnTomoYTilt). They have our sign as long as tomograms keep the specimen's hand (``trimvol
+    -rx``, not ``-yz``); mirrored along Z they have the opposite one, which `faml inspect` shows.
 RELION
     ``R = Rotation.from_euler("ZYZ", [rot, tilt, psi]).inv()`` and
     ``t = -rlnOrigin{X,Y,Z}Angst / pixel size``.

@@ -232,3 +232,52 @@ def phased_log_joint(particle, references, grid):
     beta = (cells[:, 0] + 0.5) * step
     areas = (np.cos(beta - step / 2) - np.cos(beta + step / 2)) / (2 * grid.period**2)
     return (out + np.log(areas * grid.shift_step_voxels**3)).ravel()
+
+
+def tilt_planes(images, axes, optics, premultiplied, reach):
+    """Weight, noise and data of planes within half a step of each point of a half-spectrum."""
+    n = images.shape[2] - 1
+    signal, noise = np.zeros((2, n, n, n // 2 + 1))
+    data = np.zeros((n, n, n // 2 + 1), complex)
+    edge = (n - 1) // 2
+    span = range(-edge, edge + 1)
+    for kz, ky, kx, t in itertools.product(span, span, range(edge + 1), range(len(axes))):
+        u, v, distance = axes[t] @ (kx, ky, kz)
+        if abs(distance) >= 0.5 or kx**2 + ky**2 + kz**2 >= reach**2:
+            continue
+        o, square = optics[t], u**2 + v**2
+
+        def phase(a, b, o=o):
+            r = a**2 + b**2
+            return o[0] * a**2 + o[1] * a * b + o[2] * b**2 - o[3] * r**2 + o[4]
+
+        envelope = o[5] * np.exp(-o[6] * square)
+        if square > 0:
+            envelope *= np.exp(-0.5 * o[7] / (0.245 * (np.sqrt(square) / o[8]) ** -1.665 + 2.81))
+        c = envelope * np.sin(phase(u, v))
+        step = 1e-5
+        slopes = [
+            (phase(u + step, v) - phase(u - step, v)) / (2 * step),
+            (phase(u, v + step) - phase(u, v - step)) / (2 * step),
+        ]
+        lag = min(1.0, np.hypot(*slopes) / np.pi)
+        overlap = 2 / np.pi * (np.arccos(lag) - lag * np.sqrt(1 - lag**2))
+        variance = 0.5 * envelope**2 * (1 - overlap * np.cos(2 * phase(u, v)))
+        place = (kz % n, ky % n, kx)
+        signal[place] += c**2
+        noise[place] += variance if premultiplied else c**2
+        data[place] += (1 if premultiplied else c) * _bilinear(images[t], 2 * u, 2 * v)
+    return signal, noise, data
+
+
+def _bilinear(half, x, y):
+    rows = half.shape[0]
+
+    def at(i, j):
+        return half[j % rows, i] if i >= 0 else np.conj(half[-j % rows, -i])
+
+    i, j = int(np.floor(x)), int(np.floor(y))
+    return sum(
+        (x - i if di else 1 - x + i) * (y - j if dj else 1 - y + j) * at(i + di, j + dj)
+        for di, dj in itertools.product((0, 1), repeat=2)
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -25,6 +25,7 @@ from faml.compare.pictures import draw_pictures
 from faml.compare.table import tidy, write_tables
 from faml.compare.work import carry_out, make_data
 from faml.errors import ConfigurationError, FamlError, InputDataError, OutputError
+from faml.io.lock import only_one
 from faml.io.mrc import write_volume
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -259,10 +260,11 @@ def test_a_run_that_breaks_keeps_no_other_from_its_end(experiment, tmp_path, mon
 def test_two_commands_in_one_directory_are_one_too_many(experiment, tmp_path):
     _, tasks = read_experiment(experiment, quick=True)
     (tmp_path / "work").mkdir()
-    with (tmp_path / "work" / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another command is at work"):
-            run_tasks(tasks, tmp_path, jobs=1, on_done=lambda *what: None)
+    with (
+        only_one(tmp_path / "work"),
+        pytest.raises(OutputError, match=f"another faml .process {os.getpid()} on"),
+    ):
+        run_tasks(tasks, tmp_path, jobs=1, on_done=lambda *what: None)
 
 
 def test_places_that_cannot_be_written_are_named_before_any_run(experiment, tmp_path, capsys):

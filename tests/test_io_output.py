@@ -12,6 +12,7 @@ import pytest
 import starfile
 from scipy.spatial.transform import Rotation
 
+import faml
 from faml.config import DataConfig
 from faml.errors import OutputError
 from faml.io.dataset import open_particles
@@ -292,3 +293,32 @@ def test_relion_reads_what_is_written(tmp_path, kind):
     # Shell 1 is RELION's treatment of the background (0.1 to 0.9 by its options, and the same with
     # the fixture's own STAR file); the others reach 0.944 to 0.985 with either file.
     assert shell_correlation(average, reference)[2:14].min() >= 0.93
+
+
+@pytest.mark.relion
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+@pytest.mark.skipif(shutil.which("relion_refine") is None, reason="relion_refine is not on PATH")
+def test_relion_averages_what_a_run_leaves_like_the_run_itself(tmp_path):
+    """Both of RELION's programs, on the table of a run, against the map of that run."""
+    fixture = SHARED / "conventions"
+    run = faml.run(
+        [fixture / "particles.star"],
+        tmp_path / "run",
+        em={"start": "poses", "iterations": 0, "folds": 1},
+        search={"refine": False},
+        report=False,
+    )
+    own = read_volume(run.maps[0]).values
+    rebuilt, refined = tmp_path / "rebuilt.mrc", tmp_path / "refined"
+    average = f"--ref {run.maps[0]} --iter 1 --skip_align --K 1 --pad 2 --tau2_fudge 100"
+    for command in (
+        f"relion_reconstruct --i {run.star} --o {rebuilt} --ctf --angpix 12 --3d_rot",
+        f"relion_refine --i {run.star} --o {refined} --ctf {average} "
+        "--particle_diameter 380 --norm --dont_check_norm",
+    ):
+        subprocess.run(command.split(), check=True, capture_output=True, timeout=120)
+    correlation = shell_correlation(read_volume(rebuilt).values, own)
+    assert correlation[1:].min() >= 0.95
+    # relion_refine treats the background in its own way (shell 1), and shrinks the last shell.
+    refined = read_volume(tmp_path / "refined_it001_class001.mrc").values
+    assert shell_correlation(refined, own)[2:15].min() >= 0.95

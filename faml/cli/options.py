@@ -12,25 +12,59 @@ __all__ = [
     "Inputs",
     "Invert",
     "Normalise",
+    "ParticlesFolder",
     "Quiet",
+    "Report",
     "Subset",
     "Threads",
+    "TiltAngles",
     "TiltAxis",
     "TiltRange",
+    "Tomograms",
     "VoxelSize",
+    "WedgeList",
     "all_cores",
 ]
 
 Inputs = Annotated[
-    list[str], typer.Argument(help="MRC files, folders, quoted globs, or one RELION STAR file.")
+    list[str],
+    typer.Argument(
+        help="MRC or EM files, folders, quoted globs, or one table: RELION, Warp or STOPGAP STAR, "
+        "Dynamo .tbl, motive list .em."
+    ),
+]
+ParticlesFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--particles", metavar="FOLDER", help="Files of a table's particles. Default: beside it."
+    ),
+]
+WedgeList = Annotated[
+    str | None,
+    typer.Option(
+        "--wedge-list", metavar="FILE", help="Tilts by tomogram: EM, STOPGAP's STAR, or text."
+    ),
 ]
 TiltRange = Annotated[
     tuple[float, float] | None,
     typer.Option("--tilt-range", metavar="MIN MAX", help="Tilt range in degrees."),
 ]
-TiltAxis = Annotated[
-    str | None, typer.Option("--tilt-axis", help="Of the tilt range: y (default) or x.")
+TiltAngles = Annotated[
+    str | None,
+    typer.Option(
+        "--tilt-angles", metavar="FILE", help="Angle of each tilt, one a line (IMOD .tlt, .rawtlt)."
+    ),
 ]
+TiltAxis = Annotated[
+    str | None, typer.Option("--tilt-axis", help="Of range or angles: y (default) or x.")
+]
+Tomograms = Annotated[
+    str | None,
+    typer.Option(
+        "--tomograms", metavar="FILE", help="RELION 5's tomograms.star, for 2-D stacks of tilts."
+    ),
+]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end.")]
 VoxelSize = Annotated[
     float | None, typer.Option("--voxel-size", help="Angstrom; overrides the files.")
 ]

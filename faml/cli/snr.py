@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from faml.cli.options import Diameter, Inputs, Invert, TiltAxis, TiltRange, VoxelSize
+from faml.cli.options import (
+    Diameter,
+    Inputs,
+    Invert,
+    ParticlesFolder,
+    TiltAngles,
+    TiltAxis,
+    TiltRange,
+    Tomograms,
+    VoxelSize,
+    WedgeList,
+)
 from faml.errors import InputDataError
 
 __all__ = ["snr"]
@@ -12,8 +23,12 @@ _SHELLS_SHOWN = 12
 
 def snr(
     inputs: Inputs,
+    particles_folder: ParticlesFolder = None,
+    wedge_list: WedgeList = None,
     tilt_range: TiltRange = None,
+    tilt_angles: TiltAngles = None,
     tilt_axis: TiltAxis = None,
+    tomograms: Tomograms = None,
     voxel_size: VoxelSize = None,
     particle_diameter: Diameter = None,
     invert: Invert = False,
@@ -37,8 +52,12 @@ def snr(
     config = build_config(
         data={
             "inputs": tuple(inputs),
+            "particles_folder": particles_folder,
+            "wedge_list": wedge_list,
             "tilt_range_deg": tilt_range,
+            "tilt_angles_file": tilt_angles,
             "tilt_axis": tilt_axis,
+            "tomograms": tomograms,
             "voxel_size_angstrom": voxel_size,
             "particle_diameter_angstrom": particle_diameter,
             "invert": invert or None,

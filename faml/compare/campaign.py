@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import shutil
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -24,8 +22,10 @@ from faml.compare.experiment import Task
 from faml.compare.work import carry_out, make_data
 from faml.config import build_config
 from faml.errors import FamlError, OutputError
+from faml.interrupts import ended_like_ctrl_c
 from faml.io.atomic import write_text_atomic
 from faml.io.inspect import estimate_memory_bytes, number_of_groups
+from faml.io.lock import only_one
 
 __all__ = ["Failure", "jobs_that_fit", "missing", "results", "run_tasks"]
 
@@ -121,7 +121,7 @@ def run_tasks(
     KeyboardInterrupt
         After Ctrl-C or SIGTERM; finished runs are kept.
     """
-    with _only_one(directory), _ended_like_ctrl_c():
+    with _held(directory), ended_like_ctrl_c():
         campaign = _Campaign(missing(tasks, directory), directory, jobs, on_done)
         campaign.carry_out()
         shutil.rmtree(directory / _WORK, ignore_errors=True)
@@ -198,40 +198,17 @@ class _Campaign:
 
 
 @contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
+def _held(directory: Path) -> Iterator[None]:
     """Two commands in one directory would remove each other's particles."""
     try:
         for name in (_ROWS, _WORK):
             (directory / name).mkdir(parents=True, exist_ok=True)
-        file = (directory / _WORK / "lock").open("w")
     except OSError as error:
         raise OutputError(
             f"{directory}: cannot be written to ({error.strerror}); choose another with --output"
         ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                f"{directory}: another command is at work there; wait for it, or give another "
-                "--output"
-            ) from error
+    with only_one(directory / _WORK):
         yield
-
-
-@contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """Batch systems and closed terminals end a command otherwise, and would leave its runs."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    others = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(each, signal.default_int_handler) for each in others]
-    try:
-        yield
-    finally:
-        for each, handler in zip(others, before, strict=True):
-            signal.signal(each, handler)
 
 
 def _begin_worker() -> None:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,23 +23,18 @@ from faml.io.grey_values import (
     decide_normalisation,
     measure_grey_values,
 )
-from faml.io.inputs import resolve_inputs
 from faml.io.mrc import MrcHeader, read_header, read_volume
+from faml.io.particle_source import list_source
+from faml.io.particle_weights import WeightSource, check_tilt_range, open_weights
 from faml.io.star import (
     RelionStar,
-    read_star,
-    resolve_images,
     star_pixel_size,
     star_poses,
-    star_premultiplied,
 )
-from faml.io.wedge_files import TiltRangeWeight, VolumeWeights, weight_power
-from faml.particles import ParticlePoses, ParticleSet, WeightReader
+from faml.particles import ParticlePoses, ParticleSet
 from faml.transforms.fourier import BALL_RADIUS
 
 __all__ = ["Dataset", "FileVolumes", "WeightSource", "open_particles", "survey_particles"]
-
-WeightSource = Literal["volumes", "tilt range", "missing"]
 
 _SUBSET_STREAM = 0x5B5E7
 """Keeps the draw of a subset apart from every other use of the run's seed."""
@@ -50,7 +44,7 @@ _VOXEL_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class FileVolumes:
-    """Reads particle volumes from MRC files (`particles.VolumeReader`).
+    """Reads particle volumes from MRC and EM files (`particles.VolumeReader`).
 
     Attributes
     ----------
@@ -74,14 +68,14 @@ class Dataset:
         In the order of the input, also with a subset.
     paths : tuple of N Path
     star : RelionStar or None
-        The whole input table.
+        The whole input table; that of another program in RELION's terms.
     rows : (N,) int64
         Which input particle (row of the STAR file, file of the list) each one is.
     available : int
         Particles in the input before drawing a subset.
     modes : tuple of int
         MRC modes that occur.
-    weight_source : {"volumes", "tilt range", "missing"}
+    weight_source : {"volumes", "tilt range", "tilt angles", "tilt images", "missing"}
         `missing` only from `survey_particles`.
     weight_paths : tuple of M Path
         Weight volume of each distinct weight; empty unless ``weight_source`` is `volumes`.
@@ -109,42 +103,6 @@ class Dataset:
         """Every file of the input."""
         table = () if self.star is None else (self.star.path,)
         return (*table, *self.paths, *self.weight_paths)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What the inputs list, before any volume is opened; arrays are (N,) of all particles."""
-
-    names: tuple[str, ...]
-    paths: tuple[Path, ...]
-    star: RelionStar | None
-    weight_paths: tuple[Path, ...] | None
-    premultiplied: npt.NDArray[np.bool_]
-    warnings: tuple[str, ...]
-
-    def take(self, rows: npt.NDArray[np.int64]) -> _Source:
-        """The particles of a subset; the STAR table stays whole."""
-        weights = self.weight_paths
-        return _Source(
-            names=tuple(self.names[i] for i in rows),
-            paths=tuple(self.paths[i] for i in rows),
-            star=self.star,
-            weight_paths=None if weights is None else tuple(weights[i] for i in rows),
-            premultiplied=self.premultiplied[rows],
-            warnings=self.warnings,
-        )
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Distinct weights and which one each particle has."""
-
-    source: WeightSource
-    reader: WeightReader
-    index: npt.NDArray[np.int64]
-    paths: tuple[Path, ...]
-    power: npt.NDArray[np.float64]
-    warnings: tuple[str, ...]
 
 
 def open_particles(config: DataConfig, seed: int) -> Dataset:
@@ -179,15 +137,24 @@ def survey_particles(config: DataConfig, seed: int = 0) -> Dataset:
 
 
 def _open(config: DataConfig, seed: int, *, weights_required: bool) -> Dataset:
-    _check_tilt_range(config)
-    everything = _list_source(config)
+    check_tilt_range(config)
+    everything = list_source(config)
+    if config.tomograms is not None and everything.stacks is None:
+        raise ConfigurationError(
+            "--tomograms belongs to particles that are stacks of tilt images (RELION 5's "
+            "rlnTomoSubTomosAre2DStacks 1); leave it out"
+        )
     rows, subset_warnings = _draw_subset(len(everything.names), config.subset, seed)
     source = everything.take(rows)
-    headers = [read_header(path) for path in source.paths]
+    stacks = source.stacks
+    headers = [
+        read_header(path) if stacks is None else stacks.header(row)
+        for row, path in enumerate(source.paths)
+    ]
     box = _common_box(source.names, headers)
     voxel_size, voxel_warnings = _voxel_size(config, source.star, headers)
-    weights = _open_weights(config, source, box, required=weights_required)
-    volumes = FileVolumes(source.paths)
+    weights = open_weights(config, source, box, required=weights_required)
+    volumes = FileVolumes(source.paths) if stacks is None else stacks
     grey = measure_grey_values(
         volumes.read, source.names, box, _radius_voxels(config, box, voxel_size)
     )
@@ -243,49 +210,6 @@ def _tomograms(
             names = star.particles[column].astype(str).to_numpy()[rows]
             return np.unique(names, return_inverse=True)[1].astype(np.int64)
     return None
-
-
-def _check_tilt_range(config: DataConfig) -> None:
-    """`RunConfig` checks this too, but a `DataConfig` can be made by itself."""
-    if config.tilt_range_deg is None:
-        return
-    low, high = config.tilt_range_deg
-    if not -90.0 <= low < high <= 90.0:
-        raise ConfigurationError(
-            f"tilt range must satisfy -90 <= MIN < MAX <= 90 degrees, found {low:g} {high:g}; "
-            "give the smaller angle first"
-        )
-
-
-def _list_source(config: DataConfig) -> _Source:
-    files = resolve_inputs(config.inputs)
-    if files.star is None:
-        return _Source(
-            names=tuple(str(path) for path in files.volumes),
-            paths=tuple(path.absolute() for path in files.volumes),
-            star=None,
-            weight_paths=None,
-            premultiplied=np.zeros(len(files.volumes), dtype=np.bool_),
-            warnings=files.warnings,
-        )
-    star = read_star(files.star)
-    paths = resolve_images(star, "rlnImageName")
-    names = tuple(star.particles["rlnImageName"].astype(str))
-    repeated = [path for path, times in Counter(paths).items() if times > 1]
-    if repeated:
-        raise InputDataError(
-            f"{star.path}: {repeated[0].name} is listed {Counter(paths)[repeated[0]]} times in "
-            "rlnImageName; every particle must be one file of its own: remove duplicates"
-        )
-    with_weights = "rlnCtfImage" in star.particles
-    return _Source(
-        names=names,
-        paths=paths,
-        star=star,
-        weight_paths=resolve_images(star, "rlnCtfImage") if with_weights else None,
-        premultiplied=star_premultiplied(star),
-        warnings=files.warnings,
-    )
 
 
 def _draw_subset(
@@ -395,63 +319,6 @@ def _poses(
     # The origins were written with the file's own pixel size, even where it is overridden.
     poses = star_poses(star, star_pixel_size(star) or voxel_size_angstrom)
     return poses and ParticlePoses(poses.rotations[rows], poses.translations[rows])
-
-
-def _open_weights(config: DataConfig, source: _Source, box: int, *, required: bool) -> _Weights:
-    if source.weight_paths is None:
-        return _tilt_range_weight(config, source, box, required=required)
-    distinct: dict[tuple[Path, bool], int] = {}
-    index = np.array(
-        [
-            distinct.setdefault((path, bool(premultiplied)), len(distinct))
-            for path, premultiplied in zip(source.weight_paths, source.premultiplied, strict=True)
-        ],
-        dtype=np.int64,
-    )
-    reader = VolumeWeights(
-        paths=tuple(path for path, _ in distinct),
-        premultiplied=tuple(premultiplied for _, premultiplied in distinct),
-        box=box,
-    )
-    for which in range(len(distinct)):
-        reader.check_header(which)
-    # Reading each once finds an empty or negative one now and not in the middle of a run.
-    powers = np.array([weight_power(reader.read(which)) for which in range(len(distinct))])
-    power = np.ones(len(source.names))
-    chosen = source.premultiplied
-    if chosen.any():
-        power[chosen] = powers[index[chosen]] / np.median(powers[index[chosen]])
-    warnings: tuple[str, ...] = ()
-    if config.tilt_range_deg is not None:
-        warnings = ("the STAR file gives weight volumes (rlnCtfImage): --tilt-range is ignored",)
-    return _Weights("volumes", reader, index, reader.paths, power, warnings)
-
-
-def _tilt_range_weight(
-    config: DataConfig, source: _Source, box: int, *, required: bool
-) -> _Weights:
-    if config.tilt_range_deg is None and required:
-        what = (
-            "the input has no weight volumes"
-            if source.star is None
-            else f"{source.star.path}: column rlnCtfImage is missing"
-        )
-        raise InputDataError(f"{what}, so the missing wedge is unknown; give --tilt-range MIN MAX")
-    warnings = []
-    if source.premultiplied.any():
-        warnings.append(
-            "the particles are CTF-premultiplied but no CTF volumes are given (rlnCtfImage): the "
-            "tilt range alone is used and the averages keep the CTF's envelope"
-        )
-    count = len(source.names)
-    return _Weights(
-        source="tilt range" if config.tilt_range_deg is not None else "missing",
-        reader=TiltRangeWeight(box, config.tilt_range_deg or (-90.0, 90.0), config.tilt_axis),
-        index=np.zeros(count, dtype=np.int64),
-        paths=(),
-        power=np.ones(count),
-        warnings=tuple(warnings),
-    )
 
 
 def _header_warnings(headers: Sequence[MrcHeader]) -> list[str]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtr
 
 from faml.errors import ConfigurationError, InputDataError
 
 __all__ = [
     "DEFAULT_RADIUS",
+    "Contrast",
     "GreyValues",
     "Normalisation",
     "contrast_warning",
     "decide_normalisation",
+    "judge_contrast",
     "measure_grey_values",
 ]
 
@@ -30,8 +33,13 @@ _NOISE_FREE = 0.4
 """Background over inner standard deviation below which the background is not noise."""
 _MASKED = 1e-6
 """Background over overall standard deviation below which the particle was masked."""
-_CONTRAST_SIGNIFICANCE = 5.0
+_CONTRAST_CHANCE = 1e-4
+"""Probability of a difference by chance below which it is believed."""
 _CONTRAST_LEAST = 0.01
+_CONTRAST_FEWEST = 3
+_CENTRE = 0.5
+_RIM = 1.25
+"""Centre and rim, in particle radii: to the one, and from 1 to the other."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class GreyValues:
     background_mean, background_std : (N,) float64
     inside_mean, inside_std : (N,) float64
     minimum, maximum : (N,) float64
+    centre_mean, rim_mean : (N,) float64
+        Within half the radius, and in the shell around the particle, from 1 to 1.25 radii.
     """
 
     radius_voxels: float
@@ -54,6 +64,30 @@ class GreyValues:
     inside_std: npt.NDArray[np.float64]
     minimum: npt.NDArray[np.float64]
     maximum: npt.NDArray[np.float64]
+    centre_mean: npt.NDArray[np.float64]
+    rim_mean: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Whether density is bright or dark, `--invert` applied.
+
+    Attributes
+    ----------
+    verdict : {"white", "black", "cannot be told"}
+        White is right.
+    confidence : float
+        0 to 1: that such a difference is no chance, from its spread over the particles.
+    centre : float
+        Median of centre minus rim, in deviations of the background.
+    inside : float
+        The same of inside minus background.
+    """
+
+    verdict: Literal["white", "black", "cannot be told"]
+    confidence: float
+    centre: float
+    inside: float
 
 
 @dataclass(frozen=True)
@@ -101,7 +135,8 @@ def measure_grey_values(
         The particle diameter leaves no background.
     """
     inner, outer = _regions(box, radius_voxels)
-    table = np.empty((6, len(names)))
+    centre, rim = _centre_and_rim(box, radius_voxels)
+    table = np.empty((8, len(names)))
     for index, name in enumerate(names):
         values = read(index).reshape(-1)
         low, high = float(values.min()), float(values.max())
@@ -118,6 +153,8 @@ def measure_grey_values(
             core.std(),
             low,
             high,
+            values[centre].mean(dtype=np.float64),
+            values[rim].mean(dtype=np.float64),
         )
     return GreyValues(radius_voxels, *table)
 
@@ -172,26 +209,66 @@ def decide_normalisation(
 
 
 def contrast_warning(grey: GreyValues, *, invert: bool) -> str | None:
-    """A warning if the particles are darker than their background, else None.
-
-    Tested over the data set: mean of (inside - background) / background deviation against its
-    standard error.
-    """
-    sign = -1.0 if invert else 1.0
-    usable = grey.background_std > _MASKED * grey.inside_std
-    contrast = sign * (grey.inside_mean - grey.background_mean)[usable]
-    contrast /= grey.background_std[usable]
-    if contrast.size < 3:
-        return None
-    mean, error = contrast.mean(), contrast.std(ddof=1) / np.sqrt(contrast.size)
-    if mean > -_CONTRAST_LEAST or mean > -_CONTRAST_SIGNIFICANCE * error:
+    """A warning if the particles are darker than what surrounds them, else None."""
+    found = judge_contrast(grey, invert=invert)
+    if found.verdict != "black":
         return None
     remedy = "leave --invert out" if invert else "add --invert"
     return (
-        f"density inside the particle radius is lower than the background (by {-mean:.2f} "
-        f"background standard deviations on average); protein must be positive: {remedy} if it is "
-        "dark in these volumes"
+        f"particles are darker than what surrounds them (by {-found.centre:.2f} background "
+        f"standard deviations at their centre, confidence {found.confidence:.4f}); protein must "
+        f"be positive: {remedy}"
     )
+
+
+def judge_contrast(grey: GreyValues, *, invert: bool, chosen: Any = slice(None)) -> Contrast:
+    """Bright or dark density, as far as the particles show it.
+
+    Two differences are tested over the particles (Student's t, extreme values clipped): centre
+    against rim, which sees most, and inside against background. One must be beyond chance and the
+    other must not say the opposite, as it does for hollow particles.
+
+    Parameters
+    ----------
+    grey : GreyValues
+    invert : bool
+    chosen : index, optional
+        Of the particles.
+    """
+    sign = -1.0 if invert else 1.0
+    deviation = grey.background_std[chosen]
+    usable = deviation > _MASKED * grey.inside_std[chosen]
+    differences = [
+        sign * (inner - outer)[chosen][usable] / deviation[usable]
+        for inner, outer in (
+            (grey.centre_mean, grey.rim_mean),
+            (grey.inside_mean, grey.background_mean),
+        )
+    ]
+    centre, inside = (float(np.median(each)) if each.size else 0.0 for each in differences)
+    signs, chances = zip(*map(_significance, differences), strict=True)
+    surest = int(np.argmin(chances))
+    told = chances[surest] < _CONTRAST_CHANCE and not (
+        chances[1 - surest] < _CONTRAST_CHANCE and signs[0] != signs[1]
+    )
+    if not told:
+        return Contrast("cannot be told", float(1.0 - chances[surest]), centre, inside)
+    verdict: Literal["white", "black"] = "white" if signs[surest] > 0 else "black"
+    return Contrast(verdict, float(1.0 - chances[surest]), centre, inside)
+
+
+def _significance(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Sign of the mean of values, and how probable one as large is by chance."""
+    if values.size < _CONTRAST_FEWEST:
+        return 0.0, 1.0
+    clipped = np.clip(values, *np.percentile(values, [5.0, 95.0]))
+    mean, spread = float(clipped.mean()), float(clipped.std(ddof=1))
+    if abs(mean) < _CONTRAST_LEAST:
+        return float(np.sign(mean)), 1.0
+    if spread == 0.0:
+        return float(np.sign(mean)), 0.0
+    t = abs(mean) / spread * np.sqrt(clipped.size)
+    return float(np.sign(mean)), float(2.0 * stdtr(clipped.size - 1, -t))
 
 
 def _automatic(
@@ -242,6 +319,20 @@ def _regions(box: int, radius_voxels: float) -> tuple[npt.NDArray[np.intp], npt.
             f"{box} voxels; give a smaller --particle-diameter or larger boxes"
         )
     return np.flatnonzero(inside), np.flatnonzero(~inside)
+
+
+def _centre_and_rim(
+    box: int, radius_voxels: float
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Flat indices of the voxels near the centre and in the shell around the particle."""
+    axis = (np.arange(box) - box // 2) ** 2
+    radius2 = (axis[:, None, None] + axis[None, :, None] + axis[None, None, :]).reshape(-1)
+    beyond = radius2 > radius_voxels**2
+    rim = beyond & (radius2 <= (_RIM * radius_voxels) ** 2)
+    return (
+        np.flatnonzero(radius2 <= (_CENTRE * radius_voxels) ** 2),
+        np.flatnonzero(rim if rim.any() else beyond),
+    )
 
 
 def _spread(values: npt.NDArray[np.float64]) -> float:

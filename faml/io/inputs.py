@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faml.errors import ConfigurationError, InputDataError
+from faml.io.em import is_em, read_em_header
+from faml.io.formats import detect_format
 
 __all__ = ["InputFiles", "resolve_inputs"]
 
@@ -17,37 +19,42 @@ _SUSPICIOUS = re.compile(r"(wedge|weight|ctf|mask|reference|average)", re.IGNORE
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Either one STAR file or a list of MRC files.
+    """Either one table or a list of volumes.
 
     Attributes
     ----------
     star : Path or None
+        STAR file of RELION or Warp.
     volumes : tuple of Path
-        As the user wrote them, folders and globs expanded in natural order; empty with a STAR.
+        As the user wrote them, folders and globs expanded in natural order; empty with a table.
     warnings : tuple of str
+    table : Path or None
+        Table of another program.
     """
 
     star: Path | None
     volumes: tuple[Path, ...]
     warnings: tuple[str, ...] = ()
+    table: Path | None = None
 
 
 def resolve_inputs(inputs: Sequence[str]) -> InputFiles:
-    """Expand MRC files, folders and globs, or take exactly one STAR file.
+    """Expand volumes, folders and globs, or take exactly one table.
 
-    A folder stands for every ``*.mrc`` directly in it; nothing is guessed from names, but names
-    that look like weights or references are warned about.
+    A folder stands for every ``*.mrc`` directly in it, or every ``*.em`` if there are none; nothing
+    is guessed from names, but names that look like weights or references are warned about.
 
     Raises
     ------
     ConfigurationError
-        No input, or a STAR file mixed with other inputs.
+        No input, or a table mixed with other inputs.
     InputDataError
         Nothing there, or a file given twice.
     """
     if not inputs:
         raise ConfigurationError(
-            "no input; give MRC files, a folder, a quoted glob or one RELION particles.star"
+            "no input; give MRC or EM files, a folder, a quoted glob or one table (RELION's "
+            "particles.star, a Dynamo table, a motive list)"
         )
     files: list[Path] = []
     warnings: list[str] = []
@@ -55,14 +62,16 @@ def resolve_inputs(inputs: Sequence[str]) -> InputFiles:
         found, notes = _expand(text)
         files += found
         warnings += notes
-    stars = [path for path in files if path.suffix.lower() == ".star"]
-    if stars and len(files) > 1:
+    tables = [path for path in files if _is_table(path)]
+    if tables and len(files) > 1:
         raise ConfigurationError(
-            f"expected one STAR file or MRC files, found {stars[0]} together with "
+            f"expected one STAR file or MRC files, or one other table, found {tables[0]} with "
             f"{len(files) - 1} other inputs; join STAR files with relion_star_handler --combine"
         )
-    if stars:
-        return InputFiles(stars[0], ())
+    if tables:
+        if tables[0].suffix.lower() == ".star" and not _is_stopgap(tables[0]):
+            return InputFiles(tables[0], ())
+        return InputFiles(None, (), table=tables[0])
     _refuse_duplicates(files)
     suspicious = [path.name for path in files if _SUSPICIOUS.search(path.stem)]
     if suspicious and len(suspicious) < len(files):
@@ -81,21 +90,7 @@ def _expand(text: str) -> tuple[list[Path], list[str]]:
                 f"{path}: expected particles, found results of faml; give its particles.star, or "
                 "the folder of the particles"
             )
-        files = _natural(child for child in path.iterdir() if child.suffix.lower() == ".mrc")
-        files = [child for child in files if not child.name.startswith(".")]
-        stars = _natural(path.glob("*.star"))
-        if not files:
-            hint = f"; did you mean {stars[0]}?" if stars else ""
-            raise InputDataError(
-                f"{text}: expected a folder of MRC files, found no *.mrc in it{hint}"
-            )
-        notes = []
-        if stars:
-            notes.append(
-                f"{text} also holds {stars[0].name}, which is ignored; give the STAR file itself "
-                "to use its poses and weight volumes"
-            )
-        return files, notes
+        return _folder(text, path)
     if path.exists():
         return [path], []
     if glob.has_magic(text):
@@ -105,6 +100,48 @@ def _expand(text: str) -> tuple[list[Path], list[str]]:
             raise InputDataError(f"{text}: no file matches; check the pattern and quote it")
         return matches, []
     raise InputDataError(f"{text}: the file or folder does not exist; check the path")
+
+
+def _folder(text: str, path: Path) -> tuple[list[Path], list[str]]:
+    """Volumes directly in a folder, and what else lies there."""
+    children = _natural(child for child in path.iterdir() if not child.name.startswith("."))
+    tables = [child for child in children if child.suffix.lower() in {".star", ".tbl"}]
+    files = [child for child in children if child.suffix.lower() == ".mrc"]
+    others = [child for child in children if child.suffix.lower() == ".em"]
+    notes = []
+    if files and others:
+        notes.append(
+            f"{text} also holds {len(others)} .em files, which are ignored; give a quoted glob to "
+            "choose"
+        )
+    if not files:
+        files = [child for child in others if not _is_table(child)]
+    if not files:
+        hint = f"; did you mean {tables[0]}?" if tables else ""
+        raise InputDataError(
+            f"{text}: expected a folder of MRC or EM files, found no *.em and no *.mrc in it{hint}"
+        )
+    if tables:
+        notes.append(
+            f"{text} also holds {tables[0].name}, which is ignored; give the table itself to use "
+            "its poses and missing wedges"
+        )
+    return files, notes
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is a particle table: by suffix, and an EM file by its shape."""
+    if path.suffix.lower() in {".star", ".tbl"}:
+        return True
+    return path.suffix.lower() == ".em" and is_em(path) and read_em_header(path).shape[0] == 1
+
+
+def _is_stopgap(path: Path) -> bool:
+    """Whether a STAR file is STOPGAP's; what is wrong with other files their readers say."""
+    try:
+        return detect_format(path) == "stopgap"
+    except InputDataError:
+        return False
 
 
 def _natural(paths: Iterable[Path]) -> list[Path]:

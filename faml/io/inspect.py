@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from faml.config import RunConfig
-from faml.em.folds import folds_of
 from faml.io.dataset import Dataset, WeightSource, survey_particles
+from faml.io.grey_values import Contrast, judge_contrast
+from faml.io.inspection.cost import (
+    REFERENCE_SHELL,
+    Cost,
+    estimate_memory_bytes,
+    estimate_seconds_per_iteration,
+    number_of_groups,
+)
+from faml.io.inspection.identity import ClosePairs, close_particles, identical_volumes
+from faml.io.inspection.measured_wedge import MeasuredWedge, WedgeGauge
+from faml.io.inspection.resolution import Reachable, estimate_resolution
+from faml.io.inspection.tomograms import Tomogram, describe_tomograms, survey_wedges
+from faml.io.inspection.voxel_sizes import VoxelSizes, survey_voxel_sizes
+from faml.io.inspection.wedge_check import wedge_warnings
+from faml.io.tilt_angles import read_tilt_angles
 from faml.io.wedge_files import estimate_tilt_range_deg, observed_fraction
 
 __all__ = [
@@ -21,42 +35,16 @@ __all__ = [
     "number_of_groups",
 ]
 
-REFERENCE_SHELL = 12
-REFERENCE_CANDIDATES = 50
-SECONDS_PER_PARTICLE = 0.06
-"""Measured: one particle, one class, one iteration at r_max 12 with 50 candidates, one thread.
-
-At r_max 31 it is about 1.0 s: the work grows with the number of components, r_max cubed."""
-THREAD_EFFICIENCY = 0.9
-"""Two threads run at least 1.8 times as fast as one."""
-BASE_BYTES = 450 * 2**20
-"""Interpreter, libraries, compiled kernels and tables."""
+_WEIGHTS_READ = 16
 
 CONVENTIONS = (
     "volumes [z, y, x], rotation centre at voxel n // 2, density positive",
-    "single tilt axis Y, beam along Z; component observed where atan2(kz, kx) is in the tilt range",
+    "single tilt axis Y (or X), beam along Z; component observed where atan2(kz, kx), about X "
+    "atan2(-kz, ky), is in the tilt range",
     "RELION angles (rot, tilt, psi) and origins, in and out; a pose maps the reference onto the "
     "particle",
     "poses are those of the boxes: rlnTomoSubtomogram angles are kept and not applied",
 )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Estimated cost of one iteration at a resolution.
-
-    Attributes
-    ----------
-    shell : int
-        Fourier radius r_max.
-    resolution_angstrom : float
-    seconds : float
-        For all particles with the threads of the configuration.
-    """
-
-    shell: int
-    resolution_angstrom: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -70,16 +58,19 @@ class Inspection:
     box : int
         Voxels.
     voxel_size_angstrom : float
+        The one used.
+    voxel_sizes : VoxelSizes
+        What each source says.
     modes : tuple of int
         MRC modes.
     value_range : (float, float)
         Smallest and largest grey value of all particles.
     background_mean, background_std : (float, float, float)
         Smallest, median and largest over the particles.
-    contrast : float
-        Median of (inside - background mean) / background deviation, with --invert applied.
+    contrast : Contrast
+        Bright or dark, with --invert applied.
     particle_radius_voxels : float
-    weight_source : {"volumes", "tilt range", "missing"}
+    weight_source : {"volumes", "tilt range", "tilt angles", "tilt images", "missing"}
     distinct_weights : int
     observed_fraction : float or None
         Share of Fourier space inside the Nyquist sphere that is observed (first weight).
@@ -87,6 +78,14 @@ class Inspection:
         As given, or estimated from the first weight volume.
     tilt_range_origin : {"given", "estimated", "unknown"}
     tilt_axis : {"y", "x"}
+    measured_wedge : MeasuredWedge
+        What the particles themselves show, from a sample of them.
+    tomograms : tuple of Tomogram
+        Empty where the input names none.
+    identical : tuple of tuples of str
+        Names of particles with the same volume.
+    close : ClosePairs or None
+        None where there are no coordinates.
     premultiplied : bool
         Any particle is CTF-premultiplied.
     has_poses : bool
@@ -96,6 +95,7 @@ class Inspection:
         Estimated resident memory of a run.
     costs : tuple of Cost
         At a low and at the largest resolution.
+    resolution : Reachable
     warnings : tuple of str
     """
 
@@ -103,11 +103,12 @@ class Inspection:
     available: int
     box: int
     voxel_size_angstrom: float
+    voxel_sizes: VoxelSizes
     modes: tuple[int, ...]
     value_range: tuple[float, float]
     background_mean: tuple[float, float, float]
     background_std: tuple[float, float, float]
-    contrast: float
+    contrast: Contrast
     particle_radius_voxels: float
     weight_source: WeightSource
     distinct_weights: int
@@ -115,12 +116,17 @@ class Inspection:
     tilt_range_deg: tuple[float, float] | None
     tilt_range_origin: Literal["given", "estimated", "unknown"]
     tilt_axis: Literal["y", "x"]
+    measured_wedge: MeasuredWedge
+    tomograms: tuple[Tomogram, ...]
+    identical: tuple[tuple[str, ...], ...]
+    close: ClosePairs | None
     premultiplied: bool
     has_poses: bool
     normalisation: str
     conventions: tuple[str, ...]
     memory_bytes: int
     costs: tuple[Cost, ...]
+    resolution: Reachable
     warnings: tuple[str, ...]
 
 
@@ -136,35 +142,42 @@ def inspect_dataset(config: RunConfig) -> Inspection:
         As `open_particles`.
     """
     data = survey_particles(config.data, config.em.seed)
-    particles, grey = data.particles, data.grey
-    sign = -1.0 if config.data.invert else 1.0
-    deviation = np.where(grey.background_std > 0, grey.background_std, 1.0)
-    fraction, tilt_range, origin = _wedge(config, data)
+    particles, grey, invert = data.particles, data.grey, config.data.invert
+    gauge = WedgeGauge(particles.box)
+    survey, declared = survey_wedges(data, gauge), _declared(config, data, gauge)
+    fraction, tilt_range, origin = _wedge(config, data, declared)
+    sizes = survey_voxel_sizes(data, config.data.voxel_size_angstrom)
+    identical = identical_volumes(data)
+    close = close_particles(data, grey.radius_voxels * particles.voxel_size_angstrom)
     warnings = list(data.warnings)
-    if data.weight_source == "missing":
+    if declared is None:
         warnings.append("the missing wedge is unknown: a run needs --tilt-range MIN MAX")
+    warnings += wedge_warnings(survey.all, declared, data.weight_source)
+    warnings += sizes.warnings(particles.voxel_size_angstrom)
+    warnings += _identity_warnings(identical, close)
     top = min(config.em.max_shell or particles.box, max(particles.box // 2 - 1, 1))
-    shells = sorted({min(REFERENCE_SHELL, top), top})
     return Inspection(
         count=len(particles),
         available=data.available,
         box=particles.box,
         voxel_size_angstrom=particles.voxel_size_angstrom,
+        voxel_sizes=sizes,
         modes=data.modes,
         value_range=(float(grey.minimum.min()), float(grey.maximum.max())),
         background_mean=_summary(grey.background_mean),
         background_std=_summary(grey.background_std),
-        contrast=float(
-            np.median(sign * (grey.inside_mean - grey.background_mean) / deviation),
-        ),
+        contrast=judge_contrast(grey, invert=invert),
         particle_radius_voxels=grey.radius_voxels,
         weight_source=data.weight_source,
         distinct_weights=int(particles.weight_index.max()) + 1,
         observed_fraction=fraction,
         tilt_range_deg=tilt_range,
         tilt_range_origin=origin,
-        # Of a volume it is estimated about Y.
-        tilt_axis=config.data.tilt_axis if data.weight_source == "tilt range" else "y",
+        tilt_axis=_axis(config, data, declared),
+        measured_wedge=survey.all,
+        tomograms=describe_tomograms(data, survey, invert=invert),
+        identical=identical,
+        close=close,
         premultiplied=bool(data.premultiplied.any()),
         has_poses=particles.poses is not None,
         normalisation=f"{data.normalisation.applied}: {data.normalisation.reason}",
@@ -176,45 +189,12 @@ def inspect_dataset(config: RunConfig) -> Inspection:
             count=len(particles),
             groups=number_of_groups(config, len(particles)),
         ),
-        costs=tuple(_cost(config, data, shell) for shell in shells),
+        costs=tuple(
+            _cost(config, data, shell) for shell in sorted({min(REFERENCE_SHELL, top), top})
+        ),
+        resolution=estimate_resolution(data),
         warnings=tuple(warnings),
     )
-
-
-def estimate_seconds_per_iteration(
-    *, count: int, classes: int, candidates: int, shell: int, threads: int
-) -> float:
-    """Wall time of one iteration: `SECONDS_PER_PARTICLE` scaled by r_max^3, candidates, threads."""
-    particle = SECONDS_PER_PARTICLE * (shell / REFERENCE_SHELL) ** 3
-    speed_up = 1.0 if threads == 1 else threads * THREAD_EFFICIENCY
-    return count * classes * particle * (candidates / REFERENCE_CANDIDATES) / speed_up
-
-
-def number_of_groups(config: RunConfig, count: int) -> int:
-    """Groups of particles with averages of their own: folds in all halves."""
-    halves = 2 if config.em.half_sets else 1
-    return halves * folds_of(config.em.folds, count // halves)
-
-
-def estimate_memory_bytes(
-    *, box: int, classes: int, threads: int, count: int, groups: int = 1
-) -> int:
-    """Resident memory of a run at full resolution, an upper estimate.
-
-    In bytes per voxel: each worker holds a volume, its spectrum and a twofold padded spectrum (40),
-    and up to three sums of turned-back y (32) and W (17) per class; the model holds average, padded
-    spectrum and denominators (60), and totals (81) per class; the M-step works on a twofold padded
-    box (130); up to 16 weights are kept (18 each). Groups of particles have a model and totals
-    each, and of several, as many are solved at once as there are threads, each from a sum of its
-    own. 1 kB per particle for names, poses and statistics.
-    """
-    voxels = box**3
-    per_worker = voxels * (40 + 3 * 49 * classes)
-    solved = min(threads, groups)
-    shared = voxels * (
-        141 * classes * groups + (130 + 81 * classes * (groups > 1)) * solved + 16 * 18
-    )
-    return BASE_BYTES + threads * per_worker + shared + 1024 * count
 
 
 def _cost(config: RunConfig, data: Dataset, shell: int) -> Cost:
@@ -225,22 +205,76 @@ def _cost(config: RunConfig, data: Dataset, shell: int) -> Cost:
         candidates=config.search.max_candidates,
         shell=shell,
         threads=config.threads,
+        groups=number_of_groups(config, len(particles)),
     )
     return Cost(shell, particles.box * particles.voxel_size_angstrom / shell, seconds)
 
 
+def _declared(config: RunConfig, data: Dataset, gauge: WedgeGauge) -> MeasuredWedge | None:
+    """The wedge of the weights, seen as that of the particles is; None where there are none."""
+    if data.weight_source == "missing":
+        return None
+    particles = data.particles
+    which, counts = np.unique(particles.weight_index, return_counts=True)
+    common = np.argsort(-counts, kind="stable")[:_WEIGHTS_READ]
+    mean = np.average(
+        [particles.weight(int(which[each])) for each in common], axis=0, weights=counts[common]
+    )
+    seen = gauge.of_weight(mean)
+    given = config.data.tilt_range_deg
+    if data.weight_source == "tilt range" and given is not None:
+        axis_deg = 0.0 if config.data.tilt_axis == "y" else 90.0
+        seen = replace(
+            seen, told=True, tilt_range_deg=given, tilt_axis=config.data.tilt_axis,
+            axis_deg=axis_deg,
+        )  # fmt: skip
+    return seen
+
+
 def _wedge(
-    config: RunConfig, data: Dataset
+    config: RunConfig, data: Dataset, declared: MeasuredWedge | None
 ) -> tuple[float | None, tuple[float, float] | None, Literal["given", "estimated", "unknown"]]:
     """Observed fraction, tilt range and where the latter comes from."""
-    if data.weight_source == "missing":
+    if declared is None:
         return None, None, "unknown"
     weight = data.particles.weight(0)
     fraction = observed_fraction(weight)
-    if data.weight_source == "tilt range":
+    if data.weight_source == "tilt range" and config.data.tilt_range_deg is not None:
         return fraction, config.data.tilt_range_deg, "given"
+    if data.weight_source == "tilt angles" and config.data.tilt_angles_file is not None:
+        angles = read_tilt_angles(config.data.tilt_angles_file)
+        return fraction, (min(angles), max(angles)), "given"
     estimate = estimate_tilt_range_deg(weight)
+    if declared.told and declared.tilt_axis == "x":
+        estimate = declared.tilt_range_deg
     return fraction, estimate, "unknown" if estimate is None else "estimated"
+
+
+def _axis(config: RunConfig, data: Dataset, declared: MeasuredWedge | None) -> Literal["y", "x"]:
+    if data.weight_source in {"tilt range", "tilt angles"}:
+        return config.data.tilt_axis
+    return "x" if declared is not None and declared.tilt_axis == "x" else "y"
+
+
+def _identity_warnings(
+    identical: tuple[tuple[str, ...], ...], close: ClosePairs | None
+) -> list[str]:
+    warnings = []
+    if identical:
+        first = identical[0]
+        warnings.append(
+            f"{sum(len(names) - 1 for names in identical)} particles are copies of others, first "
+            f"{first[1]} of {first[0]}; remove them, or half-sets will share them"
+        )
+    if close is not None and close.first is not None:
+        one, other = close.first
+        warnings.append(
+            f"{close.particles} particles lie closer than {close.distance_angstrom:.0f} A to "
+            f"another of their tomogram, the closest are {one} and {other} "
+            f"({close.nearest_angstrom:.0f} A); remove duplicates, or give faml run "
+            f"--min-distance {close.distance_angstrom:.0f}"
+        )
+    return warnings
 
 
 def _summary(values: np.ndarray) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""MRC volumes in and out.
+"""MRC volumes in and out; EM volumes in (`faml.io.em`).
 
 Headers are interpreted here instead of by ``mrcfile.open``: its permissive mode reports by Python
 warnings, whose machinery is not safe in the worker threads that read particles, and its strict
@@ -20,11 +20,14 @@ from mrcfile.dtypes import HEADER_DTYPE
 from faml.conventions import FloatArray
 from faml.errors import InputDataError, OutputError
 from faml.io.atomic import atomic_path
+from faml.io.em import EM_HEADER_BYTES, read_em_header
 
 __all__ = ["MrcHeader", "MrcVolume", "read_header", "read_volume", "write_volume"]
 
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _REFUSED_MODES = {3: "complex 16-bit", 4: "complex 32-bit", 101: "packed 4-bit"}
+_EM_MODES = {"b": 0, "h": 1}
+"""Modes of EM files' types; all others are read as mode 2."""
 _STACK_SUFFIXES = {".mrcs", ".st"}
 _HEADER_BYTES = 1024
 _LARGEST_EDGE = 32768
@@ -87,17 +90,25 @@ class MrcVolume:
     header: MrcHeader
 
 
-def read_header(path: str | Path) -> MrcHeader:
+def read_header(path: str | Path, *, stack: bool = False) -> MrcHeader:
     """Read and check a header without touching the data.
+
+    Parameters
+    ----------
+    path : str or Path
+    stack : bool
+        Expect a stack of images, of which there may be one, and not a volume.
 
     Raises
     ------
     InputDataError
-        Missing, empty, truncated, not MRC, complex, 2-D, or a stack.
+        Missing, empty, truncated, neither MRC nor (by suffix) EM, complex, 2-D, or a stack.
     """
     path = Path(path)
+    if path.suffix.lower() == ".em":
+        return _em_header(path)
     raw, size = _header_bytes(path)
-    if path.suffix.lower() in _STACK_SUFFIXES:
+    if path.suffix.lower() in _STACK_SUFFIXES and not stack:
         raise InputDataError(
             f"{path}: expected one 3-D volume per file, found a stack of images "
             f"({path.suffix}); extract the particles as 3-D subtomograms (.mrc)"
@@ -106,7 +117,7 @@ def read_header(path: str | Path) -> MrcHeader:
     dtype, mode_notes = _data_type(record, order, path)
     header = MrcHeader(
         path=path,
-        shape=_shape(record, path),
+        shape=_shape(record, path, stack=stack),
         mode=int(record["mode"]),
         voxel_size_angstrom=_voxel_size(record),
         dtype=dtype,
@@ -117,7 +128,7 @@ def read_header(path: str | Path) -> MrcHeader:
     return _check_size(header, size)
 
 
-def read_volume(path: str | Path) -> MrcVolume:
+def read_volume(path: str | Path, *, stack: bool = False) -> MrcVolume:
     """Read a 3-D volume of mode 0, 1, 2, 6 or 12 as float32 ``[z, y, x]``.
 
     Files whose columns, rows and sections are not x, y, z are transposed.
@@ -127,7 +138,7 @@ def read_volume(path: str | Path) -> MrcVolume:
     InputDataError
         As `read_header`, and for NaN or Inf.
     """
-    header = read_header(path)
+    header = read_header(path, stack=stack)
     count = int(np.prod(header.shape, dtype=np.int64))
     try:
         with header.path.open("rb") as stream:
@@ -177,6 +188,26 @@ def write_volume(path: str | Path, values: FloatArray, voxel_size_angstrom: floa
         file.header.label[:] = b""
         file.header.label[0] = b"faml"
         file.header.nlabl = 1
+
+
+def _em_header(path: Path) -> MrcHeader:
+    """Header of an EM volume in the terms of MRC; EM files do not say a voxel size."""
+    found = read_em_header(path)
+    if found.shape[0] == 1:
+        raise InputDataError(
+            f"{path}: expected a 3-D volume, found an EM file of {found.shape[2]} x "
+            f"{found.shape[1]} values (an image, a motive list or a wedge list)"
+        )
+    return MrcHeader(
+        path=path,
+        shape=found.shape,
+        mode=_EM_MODES.get(np.dtype(found.dtype).char, 2),
+        voxel_size_angstrom=None,
+        dtype=found.dtype,
+        data_offset=EM_HEADER_BYTES,
+        axes=(1, 2, 3),
+        notes=(),
+    )
 
 
 def _header_bytes(path: Path) -> tuple[bytes, int]:
@@ -278,9 +309,9 @@ def _file_order(axes: tuple[int, int, int]) -> tuple[int, int, int]:
     return 3 - sections, 3 - rows, 3 - columns
 
 
-def _shape(record: Any, path: Path) -> tuple[int, int, int]:
+def _shape(record: Any, path: Path, *, stack: bool) -> tuple[int, int, int]:
     stored = (int(record["nz"]), int(record["ny"]), int(record["nx"]))
-    if stored[0] == 1:
+    if stored[0] == 1 and not stack:
         raise InputDataError(
             f"{path}: expected a 3-D volume, found a 2-D image of {stored[2]} x {stored[1]}; "
             "extract the particles as 3-D subtomograms"

@@ -253,16 +253,31 @@ def _with_images(table: pd.DataFrame, directory: Path, dataset: Dataset) -> pd.D
         index = dataset.particles.weight_index
         table["rlnCtfImage"] = [os.path.abspath(dataset.weight_paths[i]) for i in index]
         return table
-    wedge = directory / _WEDGE_NAME
-    write_volume(
-        wedge, full_cube(dataset.particles.weight(0)), dataset.particles.voxel_size_angstrom
-    )
-    names = [os.path.abspath(wedge)] * len(table)
+    if dataset.weight_source == "tilt images":
+        return table
+    names = _write_wedges(directory, dataset)
     if "rlnCtfImage" in table:
         table["rlnCtfImage"] = names
     else:
         table.insert(table.columns.get_loc("rlnImageName") + 1, "rlnCtfImage", names)
     return table
+
+
+def _write_wedges(directory: Path, dataset: Dataset) -> list[str]:
+    """The wedge of each particle as a volume, one file for each distinct one; their names."""
+    particles = dataset.particles
+    used = np.unique(particles.weight_index)
+    paths = {
+        int(which): directory / (_WEDGE_NAME if len(used) == 1 else f"wedge_{number:03d}.mrc")
+        for number, which in enumerate(used, 1)
+    }
+    for which, path in paths.items():
+        weight = particles.weight(which)
+        if dataset.weight_source == "tilt angles" and not dataset.premultiplied.any():
+            # Amplitudes of a tomogram are those of the structure, which only a mask leaves alone.
+            weight = (weight > 0).astype(np.float32)
+        write_volume(path, full_cube(weight), particles.voxel_size_angstrom)
+    return [os.path.abspath(paths[int(which)]) for which in particles.weight_index]
 
 
 def _with_results(

@@ -1,4 +1,4 @@
-"""RELION particle STAR files (3.0, 3.1, 4, 5 with 3-D subtomograms), read and kept untouched.
+"""RELION particle STAR files (3.0, 3.1, 4, 5), read and kept untouched.
 
 Every value is kept as the text that stood in the file: a tomogram named "01" stays "01", and
 columns and tables that faml does not know are written back as they were.
@@ -11,21 +11,24 @@ Psi). rlnTomoSubtomogramRot, Tilt and Psi are neither applied nor changed.
 
 from __future__ import annotations
 
-import linecache
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import starfile
 
 from faml.conventions import relion_angles_deg_to_matrices, relion_origins_to_translations
 from faml.errors import InputDataError
-from faml.io.atomic import write_text_atomic
+from faml.io.star_text import (
+    Block,
+    StarText,
+    line_of_row,
+    read_blocks,
+    star_text,
+    write_star,
+)
 from faml.particles import ParticlePoses
 
 __all__ = [
@@ -50,15 +53,11 @@ ORIGIN_COLUMNS = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
 PIXEL_ORIGIN_COLUMNS = ("rlnOriginX", "rlnOriginY", "rlnOriginZ")
 """RELION 3.0 and earlier, in pixels."""
 
-_DEFAULT_VERSION = 30001
 _PIXEL_TOLERANCE = 0.01
 _EXTRACT_3D = (
     "extract the particles again as 3-D subtomograms: in RELION 5 set 'Write output as 2D stacks?' "
     "to No (relion_tomo_subtomo without --stack2d), in WarpTools use ts_export_particles --3d"
 )
-
-Block: TypeAlias = "pd.DataFrame | dict[str, str]"
-"""A loop (table) or a list of single values; everything is text."""
 
 
 @dataclass(frozen=True)
@@ -97,28 +96,33 @@ class RelionStar:
         block = self.blocks.get("optics")
         return pd.DataFrame([block]) if isinstance(block, dict) else block
 
+    @property
+    def holds_tilt_stacks(self) -> bool:
+        """Whether each particle is a stack of 2-D tilt images (`faml.io.stacks`)."""
+        return (
+            any(_are_2d_stacks(block) for block in self.blocks.values())
+            and "rlnTomoVisibleFrames" in self.particles
+            and not self.particles["rlnImageName"].astype(str).str.contains("@").any()
+        )
+
     def __len__(self) -> int:
         return len(self.particles)
 
 
 def read_star(path: str | Path) -> RelionStar:
-    """Read a particle STAR file and refuse what is not 3-D subtomograms.
+    """Read a particle STAR file and refuse what is neither 3-D subtomograms nor tilt stacks.
 
     Raises
     ------
     InputDataError
-        Missing or malformed file, no particles, needed columns absent, or 2-D stacks.
+        Missing or malformed file, no particles, needed columns absent, or 2-D images.
     """
-    path = Path(path)
-    text = _read_text(path)
-    blocks = _parse(path, text)
-    particles_block = _find_particles(path, blocks, text)
-    version = re.search(r"^#\s*version\s+(\d+)", text, re.MULTILINE)
+    found = read_blocks(path)
     star = RelionStar(
-        path=path,
-        version=int(version.group(1)) if version else _DEFAULT_VERSION,
-        blocks=blocks,
-        particles_block=particles_block,
+        path=found.path,
+        version=found.version,
+        blocks=found.blocks,
+        particles_block=_find_particles(found),
     )
     _refuse_2d(star)
     return star
@@ -206,82 +210,22 @@ def numbers(star: RelionStar, table: pd.DataFrame, column: str) -> npt.NDArray[n
     values: npt.NDArray[np.float64] = numeric.to_numpy(dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
+        row = int(bad[0])
+        block = star.particles_block if table is star.particles else "optics"
         raise InputDataError(
             f"{star.path}: expected numbers in column {column}, found "
-            f"{table[column].iloc[int(bad[0])]!r} in row {int(bad[0]) + 1}"
+            f"{table[column].iloc[row]!r} in row {row + 1}{_line(star.path, block, row)}"
         )
     return values
 
 
-def star_text(blocks: dict[str, Block], version: int, comment: str = "") -> str:
-    """STAR text of data blocks whose values are text already.
-
-    RELION reads the format from the ``# version`` comment before each table.
-    """
-    lines = [f"# {line}" for line in comment.splitlines()]
-    for name, block in blocks.items():
-        lines += ["", f"# version {version}", "", f"data_{name}", ""]
-        if isinstance(block, dict):
-            lines += [f"_{key} {_quoted(value)}" for key, value in block.items()]
-        else:
-            lines.append("loop_")
-            lines += [f"_{key} #{index}" for index, key in enumerate(block.columns, 1)]
-            rows = zip(*(map(_quoted, block[key]) for key in block.columns), strict=True)
-            lines += [" ".join(row) for row in rows]
-        lines.append("")
-    return "\n".join(lines) + "\n"
+def _line(path: Path, block: str, row: int) -> str:
+    line = line_of_row(path, block, row)
+    return "" if line is None else f" (line {line})"
 
 
-def write_star(path: Path, blocks: dict[str, Block], version: int, comment: str = "") -> None:
-    """Write `star_text` atomically; raises OutputError if that fails."""
-    write_text_atomic(path, star_text(blocks, version, comment))
-
-
-def _quoted(value: object) -> str:
-    text = "nan" if value is None or value != value else str(value)  # noqa: PLR0124
-    return f'"{text}"' if not text or re.search(r"[\s#]", text) else text
-
-
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputDataError(f"{path}: the file does not exist; check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputDataError(f"{path}: not a STAR file (not text)") from error
-    except OSError as error:
-        raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
-    if not re.search(r"^\s*data_", text, re.MULTILINE):
-        raise InputDataError(f"{path}: not a STAR file: expected a line that starts with data_")
-    return text
-
-
-def _parse(path: Path, text: str) -> dict[str, Block]:
-    """All blocks with all values as text."""
-    columns = sorted(set(re.findall(r"^\s*_(\S+)", text, re.MULTILINE)))
-    # starfile reads through linecache, which would serve an earlier version of the file.
-    linecache.checkcache(str(path))
-    try:
-        found = starfile.read(path, always_dict=True, parse_as_string=columns)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise InputDataError(
-            f"{path}: malformed STAR file ({error}); every row needs as many values as the table "
-            "has columns, and no row may begin with data_"
-        ) from error
-    if any(re.search(r"[\s/]", name) for name in found):
-        raise InputDataError(
-            f"{path}: a table row begins with data_, which starts a new table in STAR; put another "
-            "column first or rename the folder"
-        )
-    return {
-        name: {key: str(value) for key, value in block.items()}
-        if isinstance(block, dict)
-        else block.astype(object)
-        for name, block in found.items()
-    }
-
-
-def _find_particles(path: Path, blocks: dict[str, Block], text: str) -> str:
+def _find_particles(found: StarText) -> str:
+    path, blocks = found.path, found.blocks
     for name, block in blocks.items():
         if isinstance(block, dict) and "rlnTomoParticlesFile" in block:
             raise InputDataError(
@@ -293,7 +237,7 @@ def _find_particles(path: Path, blocks: dict[str, Block], text: str) -> str:
                 break
             if len(block) == 0:
                 raise InputDataError(f"{path}: the table of particles has no rows")
-            _complete(path, block, text)
+            _complete(found, name, block)
             return name
     tables = ", ".join(f"data_{name}" for name in blocks) or "none"
     raise InputDataError(
@@ -303,27 +247,27 @@ def _find_particles(path: Path, blocks: dict[str, Block], text: str) -> str:
     )
 
 
-def _complete(path: Path, block: pd.DataFrame, text: str) -> None:
+def _complete(found: StarText, name: str, block: pd.DataFrame) -> None:
     """Refuse a row that ends early: the parser fills it up with empty values."""
     empty = (block["rlnImageName"].isna() | (block["rlnImageName"] == "")).to_numpy()
-    if not re.search(r"""\s(""|'')""", text):  # an explicit empty value may end a row
+    if not found.explicit_empty:  # else an empty value may end a row
         empty = empty | (block.iloc[:, -1] == "").to_numpy()
     missing = np.flatnonzero(empty)
     if missing.size:
+        row = int(missing[0])
         raise InputDataError(
-            f"{path}: expected {block.shape[1]} values in every row of the particles, found fewer "
-            f"in row {int(missing[0]) + 1}; the file may be truncated"
+            f"{found.path}: expected {block.shape[1]} values in every row of the particles, found "
+            f"fewer in row {row + 1}{_line(found.path, name, row)}; the file may be truncated"
         )
 
 
 def _refuse_2d(star: RelionStar) -> None:
+    if star.holds_tilt_stacks:
+        return
     reason = None
     names = star.particles["rlnImageName"].astype(str)
-    stacked = names[names.str.contains("@") | names.str.lower().str.endswith(".mrcs")]
-    for block in star.blocks.values():
-        values = block if isinstance(block, dict) else {}
-        if _is_number(values.get("rlnTomoSubTomosAre2DStacks"), 1):
-            reason = "rlnTomoSubTomosAre2DStacks is 1"
+    single = names.str.contains("@")
+    stacked = names[single | names.str.lower().str.endswith(".mrcs")]
     if star.optics is not None and "rlnImageDimensionality" in star.optics:
         for group, value in zip(
             star.optics.get("rlnOpticsGroup", star.optics.index),
@@ -334,10 +278,20 @@ def _refuse_2d(star: RelionStar) -> None:
                 reason = f"rlnImageDimensionality is 2 in optics group {group}"
     if len(stacked):
         reason = f"rlnImageName is an image in a stack, {stacked.iloc[0]}"
+    if any(_are_2d_stacks(block) for block in star.blocks.values()) and not single.any():
+        reason = "rlnTomoSubTomosAre2DStacks is 1 but rlnTomoVisibleFrames is missing"
     if reason:
         raise InputDataError(
             f"{star.path}: expected 3-D subtomograms, found 2-D images ({reason}); {_EXTRACT_3D}"
         )
+
+
+def _are_2d_stacks(block: Block) -> bool:
+    """What a block of single values, or a table of one row, says."""
+    value = block.get("rlnTomoSubTomosAre2DStacks")
+    if isinstance(value, pd.Series):
+        value = value.iloc[0] if len(value) == 1 else None
+    return _is_number(value, 1)
 
 
 def _is_number(value: object, number: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -13,9 +14,15 @@ import numpy.typing as npt
 from faml.conventions import FloatArray
 from faml.errors import InputDataError
 from faml.io.mrc import read_header, read_volume
-from faml.particles.wedge import half_weight_volume, wedge_weight, weight_from_volume
+from faml.particles.wedge import (
+    half_weight_volume,
+    tilt_angles_weight,
+    wedge_weight,
+    weight_from_volume,
+)
 
 __all__ = [
+    "TiltAnglesWeights",
     "TiltRangeWeight",
     "VolumeWeights",
     "estimate_tilt_range_deg",
@@ -49,6 +56,42 @@ class TiltRangeWeight:
     def amplitude(self, index: int) -> npt.NDArray[np.float32] | None:
         """None: zeroing y where W = 0 is all a binary wedge does."""
         return None
+
+
+@dataclass(frozen=True)
+class TiltAnglesWeights:
+    """Weights from the angles of a tilt series.
+
+    A tomogram that was not CTF-premultiplied passes the structure alike wherever tilts looked
+    (filtered back-projection), with a noise variance of ``sigma^2 / W``: then ``y = W X``. Of
+    premultiplied particles the file is y.
+
+    Attributes
+    ----------
+    box : int
+        Edge n in voxels.
+    tilt_angles_deg : tuple of T float
+    tilt_axis : {"y", "x"}
+    premultiplied : tuple of M bool
+        Of each distinct weight.
+    """
+
+    box: int
+    tilt_angles_deg: tuple[float, ...]
+    tilt_axis: str
+    premultiplied: tuple[bool, ...]
+
+    def read(self, index: int) -> npt.NDArray[np.float32]:
+        """Sum of the slices, ``(n, n, n // 2 + 1)`` float32."""
+        return tilt_angles_weight(self.box, self.tilt_angles_deg, self.tilt_axis)
+
+    @cached_property
+    def _weight(self) -> npt.NDArray[np.float32]:
+        return self.read(0)
+
+    def amplitude(self, index: int) -> npt.NDArray[np.float32] | None:
+        """W, by which the file becomes y, or None where it is y."""
+        return None if self.premultiplied[index] else self._weight
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,12 @@ from faml.particles.particle_set import (
     VolumeReader,
     WeightReader,
 )
-from faml.particles.wedge import full_cube, wedge_weight, weight_from_volume
+from faml.particles.wedge import (
+    full_cube,
+    tilt_angles_weight,
+    wedge_weight,
+    weight_from_volume,
+)
 
 __all__ = [
     "MemoryReader",
@@ -16,6 +21,7 @@ __all__ = [
     "VolumeReader",
     "WeightReader",
     "full_cube",
+    "tilt_angles_weight",
     "wedge_weight",
     "weight_from_volume",
 ]

@@ -6,13 +6,21 @@ All weights are ``(n, n, n // 2 + 1)`` float32 on the ``rfftn`` half-spectrum gr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from faml.conventions import FloatArray
 from faml.errors import InputDataError
 
-__all__ = ["WEIGHT_FLOOR", "full_cube", "wedge_weight", "weight_from_volume"]
+__all__ = [
+    "WEIGHT_FLOOR",
+    "full_cube",
+    "tilt_angles_weight",
+    "wedge_weight",
+    "weight_from_volume",
+]
 
 WEIGHT_FLOOR = 1e-3
 """Relative floor of W below which the noise no longer scales with W; y and W are zeroed there."""
@@ -39,18 +47,44 @@ def wedge_weight(
         1 where the component is observed, else 0.
     """
     low, high = tilt_range_deg
-    frequencies = np.fft.fftfreq(n, 1.0 / n)
-    kz = frequencies[:, None, None]
-    if tilt_axis == "x":
-        kz, along = -kz, frequencies[None, :, None]
-    else:
-        along = np.arange(n // 2 + 1, dtype=np.float64)[None, None, :]
+    kz, along = _across_axis(n, tilt_axis)
     angle = np.rad2deg(np.arctan2(kz, along))
     # A plane has two ends.
     angle = np.where(angle <= -90.0, angle + 180.0, np.where(angle > 90.0, angle - 180.0, angle))
     observed = (angle >= low - 1e-9) & (angle <= high + 1e-9) | ((kz == 0) & (along == 0))
     weight = np.broadcast_to(observed, (n, n, n // 2 + 1)).astype(np.float32)
     return _friedel_symmetric(weight)
+
+
+def tilt_angles_weight(
+    n: int, tilt_angles_deg: Sequence[float], tilt_axis: str = "y"
+) -> npt.NDArray[np.float32]:
+    """Sum of the central slices of single tilts, each a slab of one Fourier voxel.
+
+    An image counts ``max(0, 1 - d)`` for a component at a distance of d Fourier voxels from its
+    plane, as trilinear insertion has it on average. The weight falls with the distance from the
+    axis, where slices crowd, and has gaps between slices where these lie apart.
+
+    Parameters
+    ----------
+    n : int
+        Box edge in voxels.
+    tilt_angles_deg : sequence of T float
+        In any order; an angle given twice counts twice.
+    tilt_axis : {"y", "x"}
+        As in `wedge_weight`.
+
+    Returns
+    -------
+    (n, n, n // 2 + 1) float32
+        From 0 to T; zero below `WEIGHT_FLOOR` of the maximum.
+    """
+    kz, along = _across_axis(n, tilt_axis)
+    weight = np.zeros(np.broadcast_shapes(kz.shape, along.shape))
+    for angle in np.deg2rad(np.asarray(tilt_angles_deg, dtype=np.float64)):
+        weight += np.maximum(1.0 - np.abs(np.cos(angle) * kz - np.sin(angle) * along), 0.0)
+    weight[weight < WEIGHT_FLOOR * weight.max()] = 0.0
+    return _friedel_symmetric(np.broadcast_to(weight, (n, n, n // 2 + 1)).astype(np.float32))
 
 
 def weight_from_volume(
@@ -136,6 +170,15 @@ def half_weight_volume(volume: FloatArray, n: int, name: str) -> npt.NDArray[np.
         f"{name}: expected a weight volume of shape {(n, n, n)} (full cube) or "
         f"{(n, n, n // 2 + 1)} (FFTW half) for particles of box {n}, found {volume.shape}"
     )
+
+
+def _across_axis(n: int, tilt_axis: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Coordinates of components across the axis: along the beam, and along an untilted image."""
+    frequencies = np.fft.fftfreq(n, 1.0 / n).astype(np.float64)
+    kz = frequencies[:, None, None]
+    if tilt_axis == "x":
+        return -kz, frequencies[None, :, None]
+    return kz, np.arange(n // 2 + 1, dtype=np.float64)[None, None, :]
 
 
 def _friedel_symmetric(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

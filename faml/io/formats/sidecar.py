@@ -1,0 +1,64 @@
+"""Names of tomograms beside tables that have numbers only: Dynamo's table map.
+
+A text file with the table's name and the suffix ``.doc``; each line has a number and a name. Dynamo
+reads it; beside motive lists it is only for faml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from faml.errors import InputDataError
+from faml.io.atomic import write_text_atomic
+
+__all__ = ["names_path", "read_names", "write_names"]
+
+
+def names_path(table: Path) -> Path:
+    """Where the names of a table's tomograms are."""
+    return table.with_suffix(".doc")
+
+
+def read_names(table: Path) -> dict[int, str]:
+    """Names by number; empty if there is no table map.
+
+    Raises
+    ------
+    InputDataError
+        A line that does not begin with a number and a name after it.
+    """
+    path = names_path(table)
+    if not path.is_file():
+        return {}
+    names: dict[int, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        parts = line.split(maxsplit=1)
+        if not parts:
+            continue
+        if len(parts) != 2 or not parts[0].isdecimal():
+            raise InputDataError(
+                f"{path}, line {number}: expected the number of a tomogram and its name, found "
+                f"{line.strip()!r}; correct or remove this table map"
+            )
+        names[int(parts[0])] = parts[1].strip()
+    return names
+
+
+def write_names(table: Path, numbers: Iterable[int], names: Sequence[str]) -> list[Path]:
+    """Write the table map where names are more than the numbers; the files written, none or one.
+
+    One that is there already is replaced in any case: it would name other tomograms.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    pairs = dict(zip(map(int, numbers), names, strict=True))
+    path = names_path(table)
+    if all(name == str(number) for number, name in pairs.items()) and not path.exists():
+        return []
+    text = "".join(f"{number} {name}\n" for number, name in sorted(pairs.items()))
+    write_text_atomic(path, text)
+    return [path]

@@ -1,0 +1,1 @@
+"""Parts of what `faml inspect` finds out."""

@@ -1,0 +1,70 @@
+"""One process at a time in a directory of results."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from faml.errors import OutputError
+
+__all__ = ["LOCK_NAME", "only_one"]
+
+LOCK_NAME = ".lock"
+_LOG = logging.getLogger("faml")
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+"""What file systems answer that cannot lock."""
+
+
+@contextmanager
+def only_one(directory: Path) -> Iterator[None]:
+    """Hold ``directory`` against other processes of faml, on this machine or another.
+
+    The lock is the system's, so it ends with the process, however that ends; the file stays. Where
+    the file system cannot lock, the log says so and nothing is held.
+
+    Raises
+    ------
+    OutputError
+        Another process holds it (named, with its machine), or the file cannot be written.
+    """
+    path = directory / LOCK_NAME
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise OutputError(
+            f"{directory}: cannot be written to ({error.strerror}); make it writable or choose "
+            "another output directory"
+        ) from error
+    try:
+        _hold(descriptor, directory)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _hold(descriptor: int, directory: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            _LOG.warning(
+                "%s: the file system cannot lock (%s); see that no second faml works in it",
+                directory, error.strerror,
+            )  # fmt: skip
+            return
+        raise OutputError(
+            f"{directory}: another faml ({_holder(descriptor)}) is at work there; wait for it, or "
+            "choose another output directory"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 200, 0).decode(errors="replace") or "unknown process"
