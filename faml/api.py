@@ -30,9 +30,11 @@ from faml.errors import (
     InputDataError,
     OutputError,
 )
+from faml.interrupts import ended_like_ctrl_c
 from faml.io.atomic import write_text_atomic
 from faml.io.checkpoint import HDF5Checkpoint, StoredRun, read_run
 from faml.io.dataset import Dataset, open_particles
+from faml.io.lock import only_one
 from faml.io.mrc import read_volume
 from faml.io.output import CHECKPOINT_NAME, prepare_output_directory, stored_starts
 from faml.io.positions import particle_positions
@@ -43,6 +45,7 @@ from faml.results import (
     draw_classes,
     draw_orientations,
     judge_overfitting,
+    leave_report,
     write_half_results,
     write_results,
 )
@@ -79,6 +82,8 @@ class RunResult:
         Resolution and half-maps, where there are half-sets.
     stage_seconds : dict of str to float
         CPU seconds of each stage of the work, of all threads.
+    report : Path or None
+        ``report.html``, unless it was not asked for or could not be made.
     """
 
     config: RunConfig
@@ -89,6 +94,7 @@ class RunResult:
     warnings: tuple[str, ...]
     halves: HalfResults | None = None
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    report: Path | None = None
 
 
 def run(
@@ -99,6 +105,7 @@ def run(
     progress: Progress | None = None,
     on_state: OnState | None = None,
     on_message: OnMessage | None = None,
+    report: bool = True,
     **settings: Any,
 ) -> RunResult:
     """Average and classify particles.
@@ -106,7 +113,7 @@ def run(
     Parameters
     ----------
     inputs : path or list of paths
-        MRC files, folders, globs, or one RELION STAR file.
+        MRC or EM files, folders, globs, or one table (STAR file, Dynamo table, motive list).
     output : path
         Directory of the results; must not hold another run.
     max_resolution_angstrom : float, optional
@@ -117,6 +124,8 @@ def run(
         Called with every state and the data set.
     on_message : callable, optional
         Called with what a user should read between iterations.
+    report : bool
+        Write ``report.html`` when all else is done.
     **settings
         ``preset``, ``threads`` and the sections ``data``, ``search``, ``em`` as dictionaries
         (`faml.config`).
@@ -127,7 +136,8 @@ def run(
         One of its subclasses, for anything wrong with settings, input or output. What is wrong
         with settings or input is found before anything is written.
     KeyboardInterrupt
-        After Ctrl-C; the message says what is kept and how to go on.
+        After Ctrl-C, SIGTERM (the end of a batch job's time) or SIGHUP; the message says what is
+        kept and how to go on.
     """
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     data = dict(settings.pop("data", None) or {}) | {"inputs": tuple(str(item) for item in given)}
@@ -138,6 +148,7 @@ def run(
         progress=progress,
         on_state=on_state,
         on_message=on_message,
+        report=report,
     )
 
 
@@ -148,6 +159,7 @@ def run_config(
     progress: Progress | None = None,
     on_state: OnState | None = None,
     on_message: OnMessage | None = None,
+    report: bool = True,
 ) -> RunResult:
     """`run` for a complete configuration (with ``data.inputs`` and ``output``)."""
     if not config.output:
@@ -165,15 +177,16 @@ def run_config(
     em = EmRun(particles, config, reference=reference, mask=mask, progress=progress, clock=clock)
     trials = _trials(em)
     directory = prepare_output_directory(config.output, dataset.files)
-    write_text_atomic(directory / _CONFIG_NAME, _config_text(em))
     warnings = (*warnings, *_unused_poses(config, particles))
-    with logged(directory):
+    with only_one(directory), logged(directory), ended_like_ctrl_c():
+        write_text_atomic(directory / _CONFIG_NAME, _config_text(em))
         log_header(em, dataset)
         for warning in (*dataset.warnings, *warnings):
             _LOG.warning(warning)
         done = _carry_out(em, trials, dataset, directory, None, on_state, on_message, warnings)
         _LOG.info("CPU seconds: %s", clock)
-    return replace(done, stage_seconds=clock.seconds)
+        page = leave_report(directory) if report else None
+    return replace(done, stage_seconds=clock.seconds, report=page)
 
 
 def resume(
@@ -184,6 +197,7 @@ def resume(
     progress: Progress | None = None,
     on_state: OnState | None = None,
     on_message: OnMessage | None = None,
+    report: bool = True,
 ) -> RunResult:
     """Continue a run after its last complete iteration.
 
@@ -195,6 +209,8 @@ def resume(
         New maximum; a converged run goes on only if this is given.
     threads : int, optional
         Results do not depend on it.
+    report : bool
+        As in `run`.
 
     Raises
     ------
@@ -204,9 +220,31 @@ def resume(
     folder = Path(directory)
     if folder.name == CHECKPOINT_NAME and folder.is_file():
         folder = folder.parent
+    read_run(_last_written(folder))  # no lock file where there is no run
+    with only_one(folder), ended_like_ctrl_c():
+        return _go_on(folder, iterations, threads, progress, on_state, on_message, report=report)
+
+
+def _last_written(folder: Path) -> Path:
+    """The checkpoint that a run goes on from: its own, or one of its starts."""
     begun = stored_starts(folder)
-    starting = bool(begun) and not (folder / CHECKPOINT_NAME).exists()
-    stored = read_run(begun[0] if starting else folder / CHECKPOINT_NAME)
+    own = folder / CHECKPOINT_NAME
+    return begun[0] if begun and not own.exists() else own
+
+
+def _go_on(
+    folder: Path,
+    iterations: int | None,
+    threads: int | None,
+    progress: Progress | None,
+    on_state: OnState | None,
+    on_message: OnMessage | None,
+    *,
+    report: bool,
+) -> RunResult:
+    last = _last_written(folder)
+    starting = last.name != CHECKPOINT_NAME
+    stored = read_run(last)
     config = _changed(stored.config, iterations=iterations, threads=threads)
     dataset = open_particles(config.data, config.em.seed)
     particles = dataset.particles
@@ -223,7 +261,8 @@ def resume(
         _LOG.info("resumed after %s", f"iteration {state.iteration}" if state else "some starts")
         done = _carry_out(em, _trials(em), dataset, folder, state, on_state, on_message, warnings)
         _LOG.info("CPU seconds: %s", clock)
-    return replace(done, stage_seconds=clock.seconds)
+        page = leave_report(folder) if report else None
+    return replace(done, stage_seconds=clock.seconds, report=page)
 
 
 def iterate(
@@ -351,9 +390,12 @@ def _interrupted(
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Paths that stay right when a run is resumed from another folder."""
-    data = config.data.model_copy(
-        update={"inputs": tuple(_absolute(item) for item in config.data.inputs)}
-    )
+    update: dict[str, Any] = {"inputs": tuple(_absolute(item) for item in config.data.inputs)}
+    for name in ("particles_folder", "wedge_list", "tilt_angles_file", "tomograms"):
+        path = getattr(config.data, name)
+        if path is not None:
+            update[name] = _absolute(path)
+    data = config.data.model_copy(update=update)
     em = config.em
     if em.start not in REFERENCE_FREE_STARTS and Path(em.start).expanduser().exists():
         em = em.model_copy(update={"start": _absolute(em.start)})

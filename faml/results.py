@@ -13,7 +13,7 @@ import numpy.typing as npt
 from faml.em.loop import EmRun
 from faml.em.overfitting import check_overfitting
 from faml.em.state import State, SymmetrySeen
-from faml.errors import OutputError
+from faml.errors import FamlError, OutputError
 from faml.io.atomic import write_text_atomic
 from faml.io.dataset import Dataset
 from faml.io.fsc_files import write_fsc
@@ -25,6 +25,7 @@ from faml.metrics.particles import duplicates, outliers
 from faml.metrics.postprocess import Postprocessed, local_resolution, postprocess
 from faml.report.curves import write_fsc_plot
 from faml.report.orientations import write_orientation_plot
+from faml.report.page import write_report
 from faml.report.slices import write_class_slices
 from faml.symmetry import PointGroup
 from faml.transforms.masks import automatic_mask
@@ -35,6 +36,7 @@ __all__ = [
     "draw_classes",
     "draw_orientations",
     "judge_overfitting",
+    "leave_report",
     "resolution_text",
     "write_half_results",
     "write_results",
@@ -300,6 +302,29 @@ def _comparison(seen: SymmetrySeen) -> str:
     if seen.by_chance:
         return f"with one of a symmetry it can hardly have {seen.chance:.2f}"
     return f"and its noise allows {seen.expected:.2f}"
+
+
+def leave_report(directory: Path) -> Path | None:
+    """Write ``report.html`` of a run whose other results lie there; None if that fails.
+
+    A page that cannot be made is no reason to lose a run, so the log says why in one line.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        With a message: nothing but the report is missing.
+    """
+    again = f"all other results are complete; try again with: faml report {directory}"
+    try:
+        return write_report(directory, figures=False)
+    except FamlError as error:
+        _LOG.warning("no report: %s; %s", error, again)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted while the report was written; {again}") from error
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run has done its work
+        _LOG.warning("no report: unexpected %s: %s; %s", type(error).__name__, error, again)
+        _LOG.debug("report of %s", directory, exc_info=True)
+    return None
 
 
 def draw_classes(path: Path, state: State, dataset: Dataset) -> None:

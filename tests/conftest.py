@@ -26,3 +26,26 @@ def shared_data():
     if not SHARED.is_dir():
         pytest.skip("the shared data folder is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _few_reports(request, monkeypatch):
+    """Runs of single tests leave no report.html, which takes longer than they do.
+
+    Those that are about it ask for the fixture `reports`.
+    """
+    if "reports" not in request.fixturenames:
+        monkeypatch.setattr("faml.api.leave_report", lambda directory: None)
+
+
+@pytest.fixture
+def reports():
+    """Runs of this test write ``report.html``."""
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """Directory of a finished run of two classes with half-sets; not to be changed."""
+    from report_runs import finished_run as make
+
+    return make(tmp_path_factory.mktemp("finished"))

@@ -61,8 +61,8 @@ def test_output_directory_is_complete(whole, folder):
     directory = whole.directory
     names = {path.name for path in directory.iterdir()}
     assert names == {
-        "class_001.mrc", "config.toml", "orientations.png", "particles.star", "run.h5", "run.log",
-        "slices", "slices.png", "wedge.mrc",
+        ".lock", "class_001.mrc", "config.toml", "orientations.png", "particles.star",
+        "report.html", "run.h5", "run.log", "slices", "slices.png", "wedge.mrc",
     }  # fmt: skip
     pictures = sorted(path.name for path in (directory / "slices").iterdir())
     assert pictures == [f"iteration_{i:03d}.png" for i in range(5)]

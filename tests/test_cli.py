@@ -91,6 +91,7 @@ def test_help_tells_commands_and_exit_codes(cli):
         "symmetry",
         "simulate",
         "evaluate",
+        "report",
         "snr",
         "compare",
         "demo",

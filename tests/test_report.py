@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from phantoms import blobs
 
 from faml.errors import OutputError
-from faml.report.slices import _round_length, write_class_slices
+from faml.report.slices import round_length, write_class_slices
 
 
 def volumes(count=2, n=16):
@@ -92,4 +92,4 @@ def test_picture_is_the_same_every_time(tmp_path):
     ("about", "length"), [(1.0, 1), (1.99, 1), (2, 2), (49, 20), (50, 50), (999, 500), (0.3, 0.2)]
 )
 def test_scale_bar_is_a_round_length_not_above(about, length):
-    assert _round_length(about) == pytest.approx(length)
+    assert round_length(about) == pytest.approx(length)

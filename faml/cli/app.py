@@ -16,24 +16,31 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from faml.cli.compare import compare
+from faml.cli.convert import convert
 from faml.cli.evaluate import evaluate
 from faml.cli.options import (
     Diameter,
     Inputs,
     Invert,
     Normalise,
+    ParticlesFolder,
     Quiet,
     Subset,
     Threads,
+    TiltAngles,
     TiltAxis,
     TiltRange,
+    Tomograms,
     VoxelSize,
+    WedgeList,
     all_cores,
 )
+from faml.cli.report import report
 from faml.cli.run import resume, run
 from faml.cli.simulate import simulate
 from faml.cli.snr import snr
 from faml.cli.symmetry import symmetry
+from faml.cli.watch import watch
 from faml.errors import FamlError
 
 __all__ = ["app", "main"]
@@ -98,15 +105,22 @@ app.command()(resume)
 app.command()(symmetry)
 app.command()(simulate)
 app.command()(evaluate)
+app.command()(report)
+app.command()(watch)
 app.command()(snr)
 app.command()(compare)
+app.command()(convert)
 
 
 @app.command()
 def inspect(
     inputs: Inputs,
+    particles: ParticlesFolder = None,
+    wedge_list: WedgeList = None,
     tilt_range: TiltRange = None,
+    tilt_angles: TiltAngles = None,
     tilt_axis: TiltAxis = None,
+    tomograms: Tomograms = None,
     voxel_size: VoxelSize = None,
     particle_diameter: Diameter = None,
     classes: Annotated[int | None, typer.Option(help="For the estimate.")] = None,
@@ -114,18 +128,24 @@ def inspect(
     invert: Invert = False,
     normalise: Normalise = None,
     subset: Subset = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, nothing else.")] = False,
 ) -> None:
     """Say what the particles are and what a run would cost, without running."""
     from faml.cli.inspection import show_inspection
     from faml.config import build_config
     from faml.io.inspect import inspect_dataset
+    from faml.io.inspection.as_json import inspection_to_json
 
     config = build_config(
         threads=all_cores() if threads is None else threads,
         data={
             "inputs": tuple(inputs),
+            "particles_folder": particles,
+            "wedge_list": wedge_list,
             "tilt_range_deg": tilt_range,
+            "tilt_angles_file": tilt_angles,
             "tilt_axis": tilt_axis,
+            "tomograms": tomograms,
             "voxel_size_angstrom": voxel_size,
             "particle_diameter_angstrom": particle_diameter,
             "invert": invert,
@@ -134,7 +154,11 @@ def inspect(
         },
         em={"classes": classes},
     )
-    show_inspection(inspect_dataset(config), Console(highlight=False), config.threads)
+    found = inspect_dataset(config)
+    if as_json:
+        typer.echo(inspection_to_json(found))
+    else:
+        show_inspection(found, Console(highlight=False), config.threads)
 
 
 @app.command()

@@ -12,12 +12,17 @@ from faml.cli.options import (
     Diameter,
     Invert,
     Normalise,
+    ParticlesFolder,
     Quiet,
+    Report,
     Subset,
     Threads,
+    TiltAngles,
     TiltAxis,
     TiltRange,
+    Tomograms,
     VoxelSize,
+    WedgeList,
     all_cores,
 )
 from faml.errors import ConfigurationError
@@ -36,11 +41,17 @@ def run(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="MRC files, folders, quoted globs, or one RELION STAR file.", show_default=False
+            help="MRC or EM files, folders, quoted globs, or one table: RELION, Warp or STOPGAP "
+            "STAR, Dynamo .tbl, motive list .em.",
+            show_default=False,
         ),
     ] = None,
+    particles: ParticlesFolder = None,
+    wedge_list: WedgeList = None,
     tilt_range: TiltRange = None,
+    tilt_angles: TiltAngles = None,
     tilt_axis: TiltAxis = None,
+    tomograms: Tomograms = None,
     voxel_size: VoxelSize = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes K. Default: 1.")] = None,
     strategy: Annotated[
@@ -188,6 +199,7 @@ def run(
             help="Settings as TOML, such as the config.toml of a run; options win over it."
         ),
     ] = None,
+    report: Report = True,
     quiet: Quiet = False,
 ) -> None:
     """Average and classify subtomograms."""
@@ -197,8 +209,12 @@ def run(
         threads=threads,
         data={
             "inputs": tuple(inputs) if inputs else None,
+            "particles_folder": particles,
+            "wedge_list": wedge_list,
             "tilt_range_deg": tilt_range,
+            "tilt_angles_file": tilt_angles,
             "tilt_axis": tilt_axis,
+            "tomograms": tomograms,
             "voxel_size_angstrom": voxel_size,
             "particle_diameter_angstrom": particle_diameter,
             "invert": invert or None,
@@ -239,11 +255,16 @@ def run(
             "mask": mask,
         },
     )
-    _run(settings, output, max_resolution, quiet=quiet)
+    _run(settings, output, max_resolution, quiet=quiet, report=report)
 
 
 def _run(
-    settings: dict[str, Any], output: Path, max_resolution: float | None, *, quiet: bool
+    settings: dict[str, Any],
+    output: Path,
+    max_resolution: float | None,
+    *,
+    quiet: bool,
+    report: bool,
 ) -> None:
     from faml import api
     from faml.cli.display import RunDisplay
@@ -263,6 +284,7 @@ def _run(
             progress=display.progress,
             on_state=display.state,
             on_message=display.say,
+            report=report,
             **settings,
         )
     _summary(display, result)
@@ -274,6 +296,7 @@ def resume(
         int | None, typer.Option(help="New maximum; a converged run goes on only with this.")
     ] = None,
     threads: Threads = None,
+    report: Report = True,
     quiet: Quiet = False,
 ) -> None:
     """Continue a run after its last complete iteration."""
@@ -288,6 +311,7 @@ def resume(
             progress=display.progress,
             on_state=display.state,
             on_message=display.say,
+            report=report,
         )
     if display.iterations == 0:
         done = result.state
@@ -366,3 +390,5 @@ def _summary(display: RunDisplay, result: RunResult) -> None:
         )
     maps = ", ".join(path.name for path in result.maps)
     display.say(f"{result.directory}: {maps}, {result.star.name}, run.h5; pictures in slices.png")
+    if result.report is not None:
+        display.say(f"what was found, in a browser: {result.report}")

@@ -11,10 +11,16 @@ from faml.cli.options import Quiet
 
 __all__ = ["simulate"]
 
+_PACKAGED = Path("groel")
+
 
 def simulate(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="PDB, mmCIF or MRC files, one a class.")
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...",
+            help="PDB, mmCIF or MRC files, one a class; groel is the packaged one.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A new directory.")],
     box: Annotated[int, typer.Option(help="Edge of the subtomograms in voxels.")],
@@ -85,10 +91,14 @@ def simulate(
     from rich.console import Console
 
     from faml.simulate.dataset import simulate_dataset
+    from faml.simulate.density import demo_model_path
     from faml.simulate.settings import build_simulation
 
     settings = build_simulation(
-        models=[str(path) for path in models],
+        models=[
+            str(demo_model_path() if path == _PACKAGED and not path.exists() else path)
+            for path in models
+        ],
         counts=counts,
         box=box,
         voxel_size_angstrom=voxel_size,

@@ -115,7 +115,7 @@ def _faml(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
         del state, dataset
         times.append(time.perf_counter())
 
-    result = api.run_config(config, on_state=on_state)
+    result = api.run_config(config, on_state=on_state, report=False)
     stages = {name: round(seconds, 2) for name, seconds in result.stage_seconds.items()}
     particles, passes = len(result.state.assignments), result.state.iteration + 1
     # Trial starts are no iterations of the run.
@@ -184,7 +184,7 @@ def _oracle(task: Task, data: Path, scratch: Path) -> dict[str, Any]:
         write_star(one, {"optics": star.optics, "particles": table[labels == label]}, _STAR_VERSION)
         em = {"start": "poses", "iterations": 0, "folds": 1} | task.method.em
         output = scratch / f"of_{label}"
-        result = api.run_config(_config(task, task.method, one, output, em))
+        result = api.run_config(_config(task, task.method, one, output, em), report=False)
         result.maps[0].rename(scratch / "found" / f"class_{label:03d}.mrc")
     blocks = {"optics": star.optics, "particles": table}
     write_star(scratch / "found" / "particles.star", blocks, _STAR_VERSION)

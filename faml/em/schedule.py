@@ -14,6 +14,7 @@ from faml.symmetry import PointGroup
 from faml.transforms.fourier import full_resolution_shell
 
 __all__ = [
+    "GAIN_NATS",
     "LOOK_AHEAD",
     "SSNR_NEEDED",
     "attraction",
@@ -40,7 +41,7 @@ _STEP = 1
 _ANGLE_DEG = 0.5
 _SHIFT_VOXELS = 0.1
 _CLASS_SHARE = 0.01
-_GAIN_NATS = 0.02
+GAIN_NATS = 0.02
 """Per particle; less is no gain."""
 _PATIENCE = 5
 """Iterations without one. Searches draw at random, so that single ones say little."""
@@ -171,14 +172,14 @@ def stop_reason(previous: State, current: State, config: EmConfig) -> str:
         and changes.class_share < _CLASS_SHARE
     )
     gain = (current.log_likelihood - previous.log_likelihood) / len(current.assignments)
-    if still and abs(gain) < 10.0 * _GAIN_NATS:
+    if still and abs(gain) < 10.0 * GAIN_NATS:
         return (
             f"converged: median pose change {changes.median_angle_deg:.2f} degrees and "
             f"{changes.median_shift_voxels:.2f} voxel, log-likelihood {gain:+.3f} per particle"
         )
     if current.stalled >= _PATIENCE:
         return (
-            f"converged: log-likelihood has gained less than {_GAIN_NATS:g} per particle in "
+            f"converged: log-likelihood has gained less than {GAIN_NATS:g} per particle in "
             f"{current.stalled} iterations"
         )
     return ""
@@ -195,6 +196,6 @@ def best_and_stalled(
     if not begun or align_shell != previous.align_shell:
         return log_likelihood, 0
     best = previous.best_log_likelihood
-    if log_likelihood > best + _GAIN_NATS * len(previous.assignments):
+    if log_likelihood > best + GAIN_NATS * len(previous.assignments):
         return log_likelihood, 0
     return best, previous.stalled + 1

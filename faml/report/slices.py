@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from faml.io.atomic import atomic_path
 
-__all__ = ["write_class_slices"]
+__all__ = ["round_length", "write_class_slices"]
 
 _PLANES = (("xy", 0), ("xz", 1), ("yz", 2))
 _PANEL_INCHES = 2.3
@@ -115,7 +115,7 @@ def _draw_row(
 
 
 def _draw_scale_bar(axes: Any, n: int, voxel_size_angstrom: float) -> None:
-    bar = _round_length(0.3 * n * voxel_size_angstrom)
+    bar = round_length(0.3 * n * voxel_size_angstrom)
     length = bar / voxel_size_angstrom / n
     axes.plot(
         [0.94 - length, 0.94],
@@ -147,7 +147,7 @@ def _write(axes: Any, x: float, y: float, text: str, *, ha: str, va: str, color:
     )
 
 
-def _round_length(about: float) -> float:
+def round_length(about: float) -> float:
     """A round number of Angstrom not above ``about``."""
     power = 10.0 ** np.floor(np.log10(about))
     return float(max(f * power for f in (1.0, 2.0, 5.0) if f * power <= about))

@@ -14,17 +14,20 @@ import scipy.fft
 
 from faml.errors import ConfigurationError, InputDataError
 
-__all__ = ["demo_density", "density_from_model"]
+__all__ = ["demo_density", "demo_model_path", "density_from_model"]
 
 _LOG = logging.getLogger("faml")
 
 
+def demo_model_path() -> Path:
+    """File of the packaged GroEL, a map of 40^3 voxels of 6 Angstrom."""
+    # The package is installed as files: numba could not cache its kernels otherwise.
+    return Path(str(resources.files("faml.simulate") / "data" / "groel_1oel.mrc"))
+
+
 def demo_density() -> tuple[npt.NDArray[np.float32], float]:
     """The packaged GroEL (PDB 1OEL, CC0): volume ``(n, n, n)`` and voxel size in Angstrom."""
-    with (
-        resources.as_file(resources.files("faml.simulate") / "data" / "groel_1oel.mrc") as path,
-        mrcfile.open(path, permissive=False) as file,
-    ):
+    with mrcfile.open(demo_model_path(), permissive=False) as file:
         return np.asarray(file.data, dtype=np.float32), float(file.voxel_size.x)
 
 

@@ -1,0 +1,140 @@
+"""The report of a run as it is now; rendered once per iteration."""
+
+from __future__ import annotations
+
+import html
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from faml.errors import FamlError
+from faml.io.output import CHECKPOINT_NAME
+from faml.report.page import render_page
+from faml.report.run_data import RunData, load_run_data
+
+__all__ = ["WAITING", "LivePage", "RunWatcher"]
+
+_LOG = logging.getLogger("faml")
+WAITING = "waiting"
+"""Version of a run that has no complete iteration yet."""
+_WAITING_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="refresh" content="{seconds:g}">
+<title>faml: waiting</title>
+<style>body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 4rem auto;
+padding: 0 1rem }}</style></head>
+<body><h1>{title}</h1><p>{text}</p></body></html>
+"""
+
+_Print = tuple[tuple[int, int, int] | None, ...]
+
+
+class RunWatcher:
+    """Reads a run again when its files have changed. Not for several threads at once.
+
+    Attributes
+    ----------
+    problem : str
+        Why there is nothing to read, or why what was read last is not the present state; empty
+        where all is well.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.problem = ""
+        self._seen: _Print | None = None
+        self._data: RunData | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint."""
+        return (self.directory / CHECKPOINT_NAME).is_file()
+
+    def latest(self) -> RunData | None:
+        """What the run's directory holds; None before the first complete iteration.
+
+        A file that cannot be read, or not yet, leaves what was read before; `problem` says why.
+        """
+        seen = self._fingerprint()
+        if seen == self._seen:
+            return self._data
+        self._seen = seen
+        if not self.begun:
+            self.problem = ""
+            return self._data
+        try:
+            self._data = load_run_data(self.directory)
+            self.problem = ""
+        except FamlError as error:
+            self.problem = str(error)
+            _LOG.debug("%s", error)
+        return self._data
+
+    def _fingerprint(self) -> _Print:
+        names = [CHECKPOINT_NAME, "particles.star"]
+        if _stat(self.directory / names[-1]) is not None:
+            # Whether results are those of the last iteration, the log says.
+            names.append("run.log")
+        return tuple(_stat(self.directory / name) for name in names)
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    version: str
+    page: str
+
+
+class LivePage:
+    """The page of a run and its version, for several threads.
+
+    Parameters
+    ----------
+    directory : Path
+        Of the run; need not exist yet.
+    refresh_seconds : float
+        How often the page asks for the version.
+    """
+
+    def __init__(self, directory: Path, refresh_seconds: float) -> None:
+        self._watcher = RunWatcher(directory)
+        self._refresh_seconds = refresh_seconds
+        self._lock = threading.Lock()
+        self._rendered: _Rendered | None = None
+
+    def version(self) -> str:
+        """What the page would be of: an iteration, or `WAITING`."""
+        with self._lock:
+            data = self._watcher.latest()
+        return WAITING if data is None else data.version
+
+    def page(self) -> str:
+        """The report, or a page that says what is waited for and loads itself again."""
+        with self._lock:
+            data = self._watcher.latest()
+            if data is None:
+                return self._waiting()
+            if self._rendered is None or self._rendered.version != data.version:
+                page = render_page(data, refresh_seconds=self._refresh_seconds)
+                self._rendered = _Rendered(data.version, page)
+            return self._rendered.page
+
+    def _waiting(self) -> str:
+        where = html.escape(str(self._watcher.directory.absolute()))
+        problem = html.escape(self._watcher.problem)
+        return _WAITING_PAGE.format(
+            seconds=self._refresh_seconds,
+            title="This run cannot be read" if problem else "The run has not begun yet",
+            text=problem
+            or f"Nothing to see in {where}; the report comes with its first iteration.",
+        )
