@@ -20,6 +20,7 @@ TITLES = {
     "ribosome": "Real ribosomes",
     "snr": "Signal-to-noise ratio: set and measured",
     "exhaustive": "Exhaustive search: exactness, cost, and where the time goes",
+    "scout": "Shifts ruled out by half of the shells",
     "speed": "Speed, CPU time of one thread",
     "memory": "Memory",
     "demo": "Demo",
@@ -101,6 +102,11 @@ INTRODUCTIONS = {
     "snr": (
         "Of 60 simulated particles, from all their pairs at the true poses (`faml snr`). In white "
         "noise before the wedge, through a tilt series of the subtomogram as it is."
+    ),
+    "scout": (
+        "Random starts, shifts to 6 voxels, one thread. `share left` of the shifts are correlated "
+        "with all shells; `nats lost` is what the others would have added to a particle's log "
+        "posterior, summed over all poses."
     ),
     "exhaustive": (
         "`nats rms` is the difference between the quadrature (band limit L, radii per shell) and "

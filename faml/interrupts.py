@@ -16,14 +16,15 @@ def ended_like_ctrl_c() -> Iterator[None]:
 
     Schedulers send the first before they kill a job, closed terminals the second. Without effect
     outside the main thread, where Python allows no handlers, and on a signal that is ignored
-    (``nohup``).
+    (``nohup``) or that a program around Python deals with.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {}
     for each in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(each) is not signal.SIG_IGN:
+        # None: a handler that was not made in Python, which could not be put back.
+        if signal.getsignal(each) not in (signal.SIG_IGN, None):
             before[each] = signal.signal(each, signal.default_int_handler)
     try:
         yield

@@ -107,7 +107,6 @@ def write_results(
         tomograms = dataset.particles.tomograms
         same = duplicates(places, tomograms, found.log_evidences, distance)
         _LOG.info("%d particles are duplicates of a better one (duplicates.star)", int(same.sum()))
-    _LOG.info("%d particles are outliers of their class (famlOutlier)", int(odd.sum()))
     star = write_particles(
         directory,
         dataset,
@@ -123,6 +122,8 @@ def write_results(
             halves=half_of,
         ),
     )
+    # A report takes what lies there for the results of now once it reads this.
+    _LOG.info("%d particles are outliers of their class (famlOutlier)", int(odd.sum()))
     return maps, star
 
 

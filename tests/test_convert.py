@@ -230,10 +230,15 @@ def test_particle_files_that_are_not_there(data):
         (data / "particles" / f"particle_{number:06d}.em").unlink()
     with pytest.raises(InputDataError, match=r"2 of them not found: numbers 3, 7;"):
         open_particles(config(data / "t.tbl", particles_folder=str(data / "particles")), 0)
+    with pytest.raises(InputDataError, match=r"2 of them not found .*: numbers 3, 7; complete"):
+        open_particles(config(data / "t.tbl"), 0)
+    (data / "deep").mkdir()
+    (data / "particles").rename(data / "deep" / "particles")
     with pytest.raises(InputDataError, match="none that match its numbers; give --particles"):
         open_particles(config(data / "t.tbl"), 0)
     with pytest.raises(InputDataError, match="folder of particles does not exist"):
         open_particles(config(data / "t.tbl", particles_folder=str(data / "none")), 0)
+    (data / "deep" / "particles").rename(data / "particles")
     rewritten(data / "t.tbl", 1, [1, 5, 5, 9, 11, 1])
     with pytest.raises(InputDataError, match=r"particle (1|5) is listed 2 times"):
         open_particles(config(data / "t.tbl"), 0)
@@ -413,3 +418,95 @@ def test_relion_reads_what_comes_from_dynamo(tmp_path, target):
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
     found = read_volume(tmp_path / "map.mrc").values
     assert np.corrcoef(found.ravel(), blobs(n).ravel())[0, 1] > 0.97
+
+
+# ---- nothing lost, nothing overwritten
+
+
+def test_particles_of_tomograms_that_count_anew(tmp_path):
+    """RELION's 1_data.mrc of every tomogram are not one file."""
+    names = [f"old/TS_{k}/{i}_data.mrc" for k in (1, 2) for i in (1, 2)]
+    rows = "".join(f"{name} 1\n" for name in names)
+    (tmp_path / "a.star").write_text(
+        "data_optics\nloop_\n_rlnOpticsGroup\n_rlnImagePixelSize\n1 4.0\n\n"
+        f"data_particles\nloop_\n_rlnImageName\n_rlnOpticsGroup\n{rows}"
+    )
+    for name in names:
+        path = tmp_path / name.replace("old", "new")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_volume(path, np.zeros((4, 4, 4)), 4.0)
+    done = convert(Conversion(tmp_path / "a.star", tmp_path / "b.star", particles=tmp_path / "new"))
+    expected = [str(tmp_path / name.replace("old", "new")) for name in names]
+    assert list(read_table(done.files[0]).images) == expected
+
+
+def test_wedge_list_has_the_numbers_of_the_table(data):
+    """Also where names of tomograms sort otherwise than their numbers."""
+    (data / "t.doc").write_text("1 B\n2 A\n")
+    ranges = {(TiltRange(*RANGES[0]),): "B", (TiltRange(*RANGES[1]),): "A"}
+    for source, table, wedges in (("t.tbl", "a.em", "aw.em"), ("t.star", "b.em", "bw.em")):
+        if source == "t.star":
+            convert(Conversion(data / "t.tbl", data / "t.star"))
+        convert(Conversion(data / source, data / table, wedge_list_out=data / wedges))
+        found = read_table(data / table)
+        number = dict(zip(found.own["tomogram"].astype(int), found.tomograms, strict=True))
+        listed = {int(row[0]): tuple(row[1:]) for row in read_em(data / wedges)[0]}
+        for index, tilts in listed.items():
+            assert ranges[(TiltRange(*tilts),)] == number[index]
+
+
+def test_outputs_that_would_be_inputs_or_each_other(data):
+    before = (data / "t.tbl").read_bytes()
+    with pytest.raises(OutputError, match="two files of this name"):
+        convert(Conversion(data / "t.tbl", data / "a.em", wedge_list_out=data / "a.em"))
+    (data / "t.doc").write_text("1 B\n2 A\n")
+    with pytest.raises(OutputError, match=r"t\.doc: is an input"):
+        convert(Conversion(data / "t.tbl", data / "t.em", force=True))
+    particle = data / "particles" / "particle_000001.em"
+    star = convert(Conversion(data / "t.tbl", data / "t.star")).files[0]
+    with pytest.raises(OutputError, match="is an input"):
+        convert(Conversion(star, particle, force=True))
+    assert read_em(particle).shape == (BOX,) * 3
+    assert (data / "t.tbl").read_bytes() == before
+    assert (data / "t.doc").read_text() == "1 B\n2 A\n"
+    assert not (data / "t.em").exists()
+
+
+def test_wedge_list_is_checked_before_anything_is_written(data):
+    convert(Conversion(data / "t.tbl", data / "m.em"))
+    with pytest.raises(ConfigurationError, match="not all known"):
+        convert(Conversion(data / "m.em", data / "b.tbl", wedge_list_out=data / "w.em"))
+    lines = [line.split() for line in (data / "t.tbl").read_text().splitlines()]
+    lines[0][19] = "2"  # of two particles of one tomogram the tilts differ
+    (data / "u.tbl").write_text("".join(" ".join(line) + "\n" for line in lines))
+    with pytest.raises(ConfigurationError, match=r"tomogram 2 .*different tilts"):
+        convert(Conversion(data / "u.tbl", data / "b.tbl", wedge_list_out=data / "w.em"))
+    assert not (data / "b.tbl").exists()
+    assert not (data / "w.em").exists()
+
+
+def test_hostile_names_are_one_line(data, cli):
+    loop = data / "loop"
+    loop.symlink_to(loop)
+    outputs = (".", "/", "", data / ("z" * 300 + ".tbl"), loop / "x.tbl")
+    for out in outputs:
+        code, _, err = cli("convert", data / "t.tbl", out, "--to", "dynamo", "--force")
+        assert code == 4, err
+        assert len(err.strip().splitlines()) == 1
+    (data / "long.star").write_text(
+        "data_particles\nloop_\n_rlnImageName\n_rlnPixelSize\n" + "x" * 400 + ".mrc 4\n"
+    )
+    assert cli("convert", data / "long.star", data / "long2.star")[0] == 0
+    assert cli("convert", data / "long.star", data / "l.star", "--particles", data)[0] == 3
+    assert cli("inspect", data / "long.star")[0] == 3
+    for size in ("inf", "nan"):
+        arguments = ("--to", "relion5", "--tomogram-size", size, "9", "9")
+        assert cli("convert", data / "t.tbl", data / "v.star", *arguments)[0] == 2
+        assert cli("convert", data / "t.tbl", data / "v.tbl", "--voxel-size", size)[0] == 2
+
+
+def test_names_that_no_star_file_holds_are_refused_before_a_run(data):
+    (data / "particles").rename(data / "two\nlines")
+    for source in (data / "t.tbl", data / "two\nlines"):
+        with pytest.raises(InputDataError, match="line breaks"):
+            open_particles(config(source, tilt_range_deg=(-60, 60), voxel_size_angstrom=4.0), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -138,6 +139,54 @@ def test_lock_ends_with_its_block_and_its_file_stays(tmp_path):
     with only_one(tmp_path):
         pass
     assert (tmp_path / LOCK_NAME).exists()
+
+
+def test_lock_ends_though_a_forked_child_lives_on(tmp_path, monkeypatch):
+    """A child has a copy of the descriptor, as this process has here."""
+    copies = []
+    real = fcntl.flock
+    with monkeypatch.context() as watched:
+        watched.setattr(fcntl, "flock", lambda fd, how: copies.append(os.dup(fd)) or real(fd, how))
+        with only_one(tmp_path):
+            pass
+    try:
+        with only_one(tmp_path):
+            pass
+    finally:
+        for each in copies:
+            os.close(each)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "message"),
+    [("flock", errno.EIO, "cannot be locked"), ("pwrite", errno.ENOSPC, "cannot be written to")],
+)
+def test_a_lock_that_fails_is_not_somebody_elses(tmp_path, monkeypatch, call, number, message):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl if call == "flock" else os, call, fail)
+    with pytest.raises(OutputError, match=message) as caught, only_one(tmp_path):
+        pass
+    assert os.strerror(number) in str(caught.value)
+    assert "another faml" not in str(caught.value)
+
+
+def test_a_lock_that_is_a_link_overwrites_nothing(tmp_path):
+    (tmp_path / "other").write_text("of somebody")
+    (tmp_path / LOCK_NAME).symlink_to(tmp_path / "other")
+    with pytest.raises(OutputError, match=LOCK_NAME), only_one(tmp_path):
+        pass
+    assert (tmp_path / "other").read_text() == "of somebody"
+
+
+def test_handlers_that_python_did_not_make_stay(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as foreign:
+        foreign.setattr(signal, "getsignal", lambda _: None)
+        with ended_like_ctrl_c():
+            foreign.undo()
+            assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_file_systems_that_cannot_lock_are_worked_on(tmp_path, monkeypatch, caplog):

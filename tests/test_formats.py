@@ -29,7 +29,7 @@ from faml.io.formats.table import (
 from faml.io.formats.wedge_lists import read_wedge_list, with_wedge_list, write_wedge_list
 from faml.io.formats.zxz import matrices_to_zxz_deg, zxz_deg_to_matrices
 from faml.io.mrc import read_header, read_volume, write_volume
-from faml.io.star_text import read_blocks
+from faml.io.star_text import read_blocks, write_star
 from faml.io.tilt_ranges import TiltRangeWeights, distinct_wedges
 from faml.particles import wedge_weight
 
@@ -382,9 +382,15 @@ def test_rescaling(tmp_path):
 
 
 def test_names_of_tomograms_become_numbers():
-    assert tomogram_numbers(["5", "12", "5"]).tolist() == [5, 12, 5]
-    assert tomogram_numbers(["b", "a", "b"]).tolist() == [2, 1, 2]
-    assert tomogram_numbers(["01", "1"]).tolist() == [1, 2]  # not one number for two tomograms
+    def numbers(*names):
+        return tomogram_numbers(
+            _with(particles(count=len(names)), tomograms=names, own=pd.DataFrame(), foreign={}),
+            "av3",
+        ).tolist()
+
+    assert numbers("5", "12", "5") == [5, 12, 5]
+    assert numbers("b", "a", "b") == [2, 1, 2]
+    assert numbers("01", "1") == [1, 2]  # not one number for two tomograms
 
 
 # ---- the fixture written by another program
@@ -708,3 +714,131 @@ def test_warp_export(tmp_path):
     four = written(tmp_path, large, "relion4")
     assert four.star.optics["rlnVoltage"].tolist() == ["300.0"]
     np.testing.assert_allclose(four.coordinates_voxels, large.coordinates_voxels, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", ["1e300", "99999999999999999999"])
+@pytest.mark.parametrize("column", [1, 20, 22])
+def test_numbers_beyond_integers_are_refused(tmp_path, column, value):
+    path = tmp_path / "t.tbl"
+    path.write_text(edited(dynamo_text(), 2, column, value))
+    with pytest.raises(InputDataError, match=rf"line 2, column {column} .*whole number"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("value", ["abc", "inf", "1,5"])
+def test_malformed_first_row_names_line_and_column(tmp_path, value):
+    path = tmp_path / "t.tbl"
+    path.write_text(edited(dynamo_text(), 1, 7, value))
+    with pytest.raises(InputDataError, match=r"line 1, column 7 \(tdrot\)"):
+        read_table(path)
+
+
+def test_em_refuses_what_float32_cannot_hold(tmp_path):
+    with pytest.raises(OutputError, match="1 values that are NaN, Inf or too large"):
+        write_em(tmp_path / "a.em", np.array([[[1.0, 1e39]]]))
+    assert not (tmp_path / "a.em").exists()
+
+
+STAR_HEAD = "data_particles\n\nloop_\n_rlnImageName #1\n_rlnOwn #2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("it's.mrc", "it's.mrc"),
+        ('"it\'s one.mrc"', "it's one.mrc"),
+        ("'say \"x\" y.mrc'", 'say "x" y.mrc'),
+        ("a#b.mrc", "a#b.mrc"),
+        ('"# a.mrc"', "# a.mrc"),
+        ('"a"b.mrc', '"a"b.mrc'),
+        ('"_x.mrc"', "_x.mrc"),
+        ('"data_1.mrc"', "data_1.mrc"),
+        ("NaN", "NaN"),
+        ("a\u00a0b.mrc", "a\u00a0b.mrc"),
+    ],
+)
+def test_star_values_are_kept_to_the_letter(tmp_path, text, value):
+    path, copy = tmp_path / "a.star", tmp_path / "b.star"
+    path.write_text(f"{STAR_HEAD}{text} {text}  # a comment\nb.mrc 1\n", encoding="utf-8")
+    found = read_blocks(path)
+    assert found.blocks["particles"].to_numpy().tolist() == [[value] * 2, ["b.mrc", "1"]]
+    write_star(copy, found.blocks, 30001)
+    assert read_blocks(copy).blocks["particles"].equals(found.blocks["particles"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (STAR_HEAD.replace("Own", "ImageName") + "a b\n", "line 5, .*column rlnImageName again"),
+        (f"{STAR_HEAD}a b\n\n{STAR_HEAD}c d\n", "line 8: there is a table data_particles"),
+        (f"{STAR_HEAD}a b\na\n", "line 7, .*expected 2 values.*found 1"),
+        (f"{STAR_HEAD}a b c\na b c\n", "line 6, .*expected 2 values.*found 3"),
+        ("data_x\n_rlnA 1\nloop_\n_rlnB\n1\n", "line 3, .*loop_ again"),
+        ("data_x\nloose 1\n", "line 2, .*expected loop_"),
+    ],
+)
+def test_malformed_star(tmp_path, text, message):
+    path = tmp_path / "a.star"
+    path.write_text(text)
+    with pytest.raises(InputDataError, match=rf"a\.star: malformed STAR file .*{message}"):
+        read_blocks(path)
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\" b' c"])
+def test_star_refuses_what_it_cannot_hold(tmp_path, value):
+    with pytest.raises(OutputError, match="cannot hold"):
+        write_star(tmp_path / "a.star", {"x": pd.DataFrame({"a": [value]})}, 30001)
+    assert not (tmp_path / "a.star").exists()
+
+
+@pytest.mark.parametrize("column", ["rlnCoordinateZ", "rlnTomoSubtomogramTilt"])
+def test_partial_columns_are_refused(tmp_path, column):
+    frames = Rotation.random(7, rng=np.random.default_rng(3)).as_matrix()
+    table = _with(particles(), frames=frames, tilt_series_pixel_angstrom=np.full(7, 2.0))
+    write_table(tmp_path / "a.star", table, "relion4")
+    text = (tmp_path / "a.star").read_text()
+    assert column in text
+    (tmp_path / "a.star").write_text(text.replace(column, "rlnOther"))
+    with pytest.raises(InputDataError, match=f"column {column} is missing"):
+        read_table(tmp_path / "a.star")
+
+
+def test_columns_that_nothing_stands_for_are_lost_aloud(tmp_path):
+    """Half-sets that are none, and second columns for scores and tomograms."""
+    path = tmp_path / "a.star"
+    names = "rlnTomoName rlnMicrographName rlnRandomSubset rlnMaxValueProbDistribution"
+    names += " rlnAutopickFigureOfMerit"
+    labels = "".join(f"_{name}\n" for name in ["rlnImageName", *names.split()])
+    path.write_text(f"data_particles\nloop_\n{labels}a.mrc T1 m 3 0.5 7\nb.mrc T1 m 1 0.4 8\n")
+    table = read_table(path, 4.0)
+    (words,) = [text for text in write_table(tmp_path / "a.tbl", table, "dynamo").lost
+                if "columns:" in text]  # fmt: skip
+    for name in ("rlnMicrographName", "rlnRandomSubset", "rlnAutopickFigureOfMerit"):
+        assert name in words
+    assert "rlnMaxValueProbDistribution" not in words
+    lost = write_table(tmp_path / "b.star", table, "relion3.1").lost
+    assert any("rlnMicrographName" in text for text in lost)
+    again = read_table(tmp_path / "b.star").own
+    assert again["rlnRandomSubset"].tolist() == ["3", "1"]
+
+
+@pytest.mark.parametrize("text", [b"1 \xff\n", b"1 a\n1 b\n", b"1 a\n2 a\n"])
+def test_bad_table_maps(tmp_path, text):
+    (tmp_path / "t.tbl").write_text(dynamo_text())
+    (tmp_path / "t.doc").write_bytes(text)
+    with pytest.raises(InputDataError, match=r"t\.doc"):
+        read_table(tmp_path / "t.tbl")
+
+
+def test_wedge_lists_may_have_comments(tmp_path):
+    (tmp_path / "w.txt").write_text("# tomogram low high\n3 -50 60 # lopsided\n")
+    assert read_wedge_list(tmp_path / "w.txt") == {3: (TiltRange(-50.0, 60.0),)}
+
+
+def test_carried_junk_is_refused(tmp_path):
+    write_table(tmp_path / "a.em", particles(), "av3")
+    write_table(tmp_path / "a.star", read_table(tmp_path / "a.em", 5.4), "relion3.0")
+    star = read_table(tmp_path / "a.star", 5.4)
+    own = star.foreign["av3"].assign(row2="junk")
+    with pytest.raises(InputDataError, match="particle 1, av3_row2: expected a number"):
+        write_table(tmp_path / "b.em", _with(star, foreign={"av3": own}), "av3")

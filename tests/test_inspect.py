@@ -17,6 +17,7 @@ from faml.cli.app import main
 from faml.config import DataConfig, build_config
 from faml.errors import ConfigurationError, InputDataError
 from faml.io.dataset import open_particles, survey_particles
+from faml.io.em import write_em
 from faml.io.grey_values import judge_contrast, measure_grey_values
 from faml.io.inspect import inspect_dataset
 from faml.io.inspection.identity import close_particles, identical_volumes
@@ -538,3 +539,43 @@ def test_run_with_tilt_angles(tmp_path):
     wedge = read_volume(result.directory / "wedge.mrc").values
     np.testing.assert_array_equal(wedge, full_cube(tilt_angles_weight(16, angles, "x")) > 0)
     assert str(file) in (result.directory / "config.toml").read_text()
+
+
+def wedged_table(path, *, swapped=False, axis="y"):
+    """A Dynamo table of two tomograms with opposite tilts, and what it says of them."""
+    ranges = ((-60.0, 30.0), (-30.0, 60.0))
+    rng = np.random.default_rng(4)
+    (path / "particles").mkdir()
+    lines = []
+    for k in range(12):
+        spectrum = np.fft.rfftn(rng.normal(size=(24, 24, 24)), axes=(0, 1, 2))
+        spectrum *= wedge_weight(24, ranges[k % 2], axis)
+        volume = np.fft.irfftn(spectrum, s=(24,) * 3, axes=(0, 1, 2))
+        write_em(path / "particles" / f"particle_{k + 1:06d}.em", volume)
+        low, high = ranges[(k + swapped) % 2]
+        tilts = f"1 {low} {high} 0 0" if axis == "y" else f"2 0 0 {low} {high}"
+        lines.append(f"{k + 1} 1 1 0 0 0 0 0 0 0 0 0 {tilts} 0 0 {1 + k % 2}\n")
+    (path / "t.tbl").write_text("".join(lines))
+    return path / "t.tbl"
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_wedges_given_to_the_wrong_tomograms(cli, tmp_path, swapped):
+    """Their mean is the same."""
+    path = wedged_table(tmp_path, swapped=swapped)
+    code, out, _ = cli("inspect", path, "--voxel-size", "6", "--json")
+    assert code == 0
+    found = [text for text in json.loads(out)["warnings"] if "2 of 2 tomograms" in text]
+    assert bool(found) == swapped
+    assert not any("declared" in text for text in json.loads(out)["warnings"]) or swapped
+
+
+@pytest.mark.parametrize("axis", ["y", "x"])
+def test_tilts_of_a_table_are_said_as_given(cli, tmp_path, axis):
+    path = wedged_table(tmp_path, axis=axis)
+    code, out, _ = cli("inspect", path, "--voxel-size", "6", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["tilt_axis"] == axis
+    assert found["tilt_range_origin"] == "given"
+    assert found["tilt_range_deg"] == [-60.0, 30.0]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -23,15 +26,15 @@ from faml.errors import CheckpointError, InputDataError, OutputError
 from faml.io.checkpoint import FORMAT, read_run
 from faml.io.history import read_history
 from faml.io.mrc import read_volume, write_volume
-from faml.io.star import read_star
+from faml.io.star import read_star, write_star
 from faml.metrics.fsc import resolution_at
 from faml.metrics.orientations import fourier_coverage
 from faml.particles import ParticleSet, wedge_weight
 from faml.report.class_figures import tomograms_figure
-from faml.report.figures import fsc_figure
+from faml.report.figures import fsc_figure, posterior_figures
 from faml.report.log_file import read_run_log
 from faml.report.page import render_page, report_figures, write_report
-from faml.report.run_data import load_run_data
+from faml.report.run_data import FscCurves, load_run_data
 from faml.report.style import inline_svg, printable
 from faml.report.summary import duration_text, resolution_words, summarise
 from faml.report.surface import surface_map
@@ -272,6 +275,77 @@ def test_a_map_of_another_box_is_refused(copy):
         load_run_data(copy)
 
 
+def test_an_interrupted_end_has_neither_final_maps_nor_the_fsc_of_an_earlier_one(copy):
+    with (copy / "run.log").open("a") as file:
+        file.write(
+            "2030-01-01 10:00:00,000 INFO resumed after iteration 1\n"
+            "2030-01-01 10:01:00,000 INFO 0 particles are outliers of their class (famlOutlier)\n"
+            "2030-01-01 10:01:01,000 INFO interrupted; iteration 1 is kept\n"
+        )
+    found = load_run_data(copy)
+    assert (found.final, found.fsc) == (True, ())
+    assert found.resolution_angstrom(0) == resolution_at(
+        found.state.fsc[0], 0.143, found.box, found.voxel_size_angstrom
+    )
+    text = Page(render_page(found)).text
+    assert "Maps as they were when the run stopped, after iteration 1" in text
+    assert "at full resolution" not in text
+    # The run has a particle diameter, so its averages, and these curves, have a mask.
+    assert "FSC 0.143, not corrected for the mask" in summarise(found).sentence
+    assert "FSC 0.143, no mask" not in text
+
+
+def _change(directory, path, change):
+    with h5py.File(directory / "run.h5", "a") as file:
+        group = file[f"iterations/{max(file['iterations'])}"]
+        if path in group.attrs:
+            group.attrs[path] = change
+        else:
+            values = change(group[path][()])
+            del group[path]
+            group[path] = values
+
+
+def _with(index, value):
+    def change(values):
+        values[index] = value
+        return values
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "message"),
+    [
+        ("model/volumes", _with((0, 3, 3, 3), np.nan), "as averages of iteration 1"),
+        ("model/class_fractions", _with(0, np.nan), "as class_fractions"),
+        ("assignments/rotations", _with((0, 1, 1), np.nan), "as rotations"),
+        ("assignments/log_evidences", _with(0, -np.inf), "as log_evidences"),
+        ("assignments/effective_poses", _with(0, np.nan), "as effective_poses"),
+        ("assignments/classes", _with(0, 7), "expected classes 0 to 0"),
+        ("assignments/probabilities", lambda values: values[:2], "of 3 particles"),
+        ("log_likelihood", np.nan, "as log_likelihood"),
+        ("align_shell", 0, "expected a shell of 1 or more"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_no_report(small, path, change, message):
+    _change(small, path, change)
+    with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
+        load_run_data(small)
+    assert "run.h5" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["0", "3", "1.5"])
+def test_classes_that_there_are_not(copy, number):
+    star = read_star(copy / "particles.star")
+    table = star.particles.copy()
+    table.loc[table.index[4], "rlnClassNumber"] = number
+    write_star(copy / "particles.star", star.blocks | {star.particles_block: table}, 30001)
+    with pytest.raises(InputDataError, match=f"from 1 to 2, found {number} in row 5"):
+        load_run_data(copy)
+
+
 LOG = """\
 2026-01-01 10:00:00,000 INFO python 3.11.7, machine x86_64
 2026-01-01 10:00:00,500 WARNING 3 particles are dark
@@ -286,6 +360,7 @@ LOG = """\
 RESUMED = """\
 Traceback (most recent call last):
 2026-01-02 08:00:00,000 INFO resumed after iteration 1
+2026-99-02 08:00:00,000 INFO a line of a damaged disk
 2026-01-02 08:01:00,000 INFO iteration 2: log-likelihood -1.0, aligned to 3 Angstrom
 """
 
@@ -449,6 +524,52 @@ def test_the_start_alone_is_enough(tmp_path):
     assert "There is nothing but the start" in text
 
 
+def _with_halves(directory, curves, **settings):
+    """A checkpoint of half-sets, whose FSC is made up if it is there."""
+    directory = checkpoint(directory, iterations=1, em={"half_sets": True}, **settings)
+    if curves is not None:
+        with h5py.File(directory / "run.h5", "a") as file:
+            file["iterations/000001/fsc"] = np.array(curves)
+    return load_run_data(directory)
+
+
+def test_halves_that_were_not_compared_yet(tmp_path):
+    found = _with_halves(tmp_path / "run", None, classes=1, count=4)
+    assert "has not been measured yet." in summarise(found).sentence
+    text = Page(render_page(found)).text
+    assert "the halves have not been compared" in text
+    assert "has no half-sets" not in text
+    assert "run with --half-sets" not in text
+
+
+def test_halves_that_agree_throughout_fall_nowhere(tmp_path):
+    found = _with_halves(tmp_path / "run", [[1.0, 0.9, 0.8, 0.6, 0.4, 0.3]], classes=1, count=4)
+    (each,) = summarise(found).classes
+    assert each.resolution == "24.0 Å or better"  # 120 Angstrom at shell 5
+    assert each.resolution_half == "34.3 Å"  # shell 3.5
+    assert fsc_figure(found, 0).alt.endswith("falls below 0.5 at 34.3 Å and stays above 0.143.")
+    assert "FSC 0.143, no mask" in summarise(found).sentence
+    final = replace(found, fsc=(FscCurves(*[found.state.fsc[0]] * 4),))
+    assert "its two halves agree throughout" in summarise(final).sentence
+
+
+def test_an_empty_class_is_not_the_best(tmp_path):
+    curves = [[1.0] * 6, [1.0, 0.9, 0.0, 0.0, 0.0, 0.0]]
+    found = _with_halves(tmp_path / "run", curves, classes=2, count=9, empty=(0,))
+    best = f"{found.resolution_angstrom(1):.1f} Å"
+    assert f"agree to {best} at best" in summarise(found).sentence
+    assert best in [fact.value for fact in summarise(found).facts]
+
+
+def test_many_outliers_are_no_large_page(tmp_path):
+    directory = checkpoint(tmp_path / "run", classes=1, count=6000, iterations=0)
+    with h5py.File(directory / "run.h5", "a") as file:
+        file["iterations/000000/assignments/log_evidences"][:900] = -1e4
+    found = load_run_data(directory)
+    assert found.particles.outliers.sum() >= 900
+    assert len(inline_svg(posterior_figures(found)[-1])) < 100_000
+
+
 def test_a_live_page_asks_for_the_version(small, html):
     live = Page(render_page(load_run_data(small), refresh_seconds=2.5))
     assert (live.payload["refresh"], live.payload["version"]) == (2.5, "1")
@@ -595,6 +716,34 @@ def test_the_command_on_what_is_no_run(cli, tmp_path, small):
     assert "figures: cannot be made" in err
 
 
+def test_the_command_replaces_pages_only(cli, small, tmp_path):
+    before = (small / "run.h5").read_bytes()
+    code, _, err = cli("report", small, "--no-figures", "-o", small / "run.h5")
+    assert code == 4
+    assert re.fullmatch(r"error: [^\n]*run.h5: expected an HTML file[^\n]*\n", err)
+    assert (small / "run.h5").read_bytes() == before
+    (tmp_path / "page.HTML").write_text("of yesterday")
+    assert cli("report", small, "--no-figures", "-o", tmp_path / "page.HTML")[0] == 0
+    code, out, _ = cli("report", small / "run.h5", "-o", tmp_path / "other.html")
+    assert f"figures: {small / 'figures'}\n" in out
+
+
+def test_commands_on_the_page_hold_from_anywhere(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    steps = summarise(load_run_data(Path())).steps
+    assert f"-o {copy}-starts --starts 6" in " ".join(step.command for step in steps)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xa9"))
+    try:
+        checkpoint(directory, classes=1, count=3, iterations=0)
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    text = write_report(directory, figures=False).read_text(encoding="utf-8")
+    assert "caf? é" in text
+
+
 def test_a_run_leaves_its_report(reports, tmp_path):
     folder = write_folder(tmp_path / "in", count=4)
     result = faml.run(folder, tmp_path / "run", **settings(iterations=0))
@@ -618,6 +767,20 @@ def test_a_report_that_fails_loses_nothing(reports, tmp_path, monkeypatch, error
     (line,) = [line for line in lines if "no report" in line]
     assert str(error) in line
     assert f"faml report {tmp_path / 'run'}" in line
+
+
+def test_results_that_were_not_written_are_not_logged(tmp_path, monkeypatch):
+    """A report would take those of an earlier end for them."""
+
+    def fail(*_):
+        raise OutputError("particles.star could not be written")
+
+    monkeypatch.setattr("faml.results.write_particles", fail)
+    folder = write_folder(tmp_path / "in", count=4)
+    with pytest.raises(OutputError):
+        faml.run(folder, tmp_path / "run", **settings(iterations=0))
+    log = read_run_log(tmp_path / "run" / "run.log")
+    assert (log.ending, log.results_current) == ("failed", False)
 
 
 def test_ctrl_c_while_the_report_is_written(reports, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import http.client
 import io
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -214,6 +215,27 @@ def test_head_has_no_body(server, run):
     assert int(headers["Content-Length"]) > 100
 
 
+def test_silent_connections_do_not_pile_up(server, run, monkeypatch):
+    import faml.watch.server as module
+
+    monkeypatch.setattr(module, "_MOST_THREADS", threading.active_count() + 3)
+    opened = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(12)]
+    try:
+        closed = select.select(opened, [], [], 60)[0]
+        end = time.monotonic() + 60
+        while len(closed) < 8 and time.monotonic() < end:
+            closed = select.select(opened, [], [], 0.05)[0]
+        assert len(closed) == 8
+        assert threading.active_count() == module._MOST_THREADS + 1
+    finally:
+        for each in opened:
+            each.close()
+    while threading.active_count() > module._MOST_THREADS - 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert ask(server, below(server, "version"))[0] == 200
+
+
 def test_it_listens_on_the_loopback_interface_only(server, run):
     assert server.server_address[0] == "127.0.0.1"
     assert server.socket.getsockname()[0] == "127.0.0.1"
@@ -296,7 +318,69 @@ def test_a_file_damaged_later_leaves_the_last_state(run):
     assert "run.h5" in watcher.problem
 
 
+LOG = """\
+2026-01-02 03:04:05,000 INFO faml 0.1.0, python 3.11
+2026-01-02 03:05:05,000 INFO iteration 0: log-likelihood -1.0, aligned to 3 Angstrom
+"""
+FAILED = "2026-01-02 03:06:05,000 ERROR iteration 1 could not be saved\n"
+
+
+def test_a_run_that_fails_is_shown_as_one(run):
+    """Its checkpoint does not change any more."""
+    run.begin()
+    (run.directory / "run.log").write_text(LOG)
+    live = LivePage(run.directory, 1.0)
+    assert live.version() == "0"
+    assert "iteration 1 could not be saved" not in live.page()
+    with (run.directory / "run.log").open("a") as file:
+        file.write(FAILED)
+    assert live.version() == "0-failed"
+    assert "The run ended with an error: iteration 1 could not be saved" in live.page()
+
+
+def test_what_cannot_be_drawn_is_told_and_tried_again(run, monkeypatch):
+    import faml.watch.live as module
+
+    def fail(data, **_):
+        raise ValueError("<b>broken</b>")
+
+    run.begin()
+    live = LivePage(run.directory, 1.0)
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "render_page", fail)
+        page = live.page()
+    assert "unexpected ValueError: &lt;b&gt;broken" in page
+    assert 'http-equiv="refresh"' in page
+    assert "What to do next" in live.page()
+
+
+def test_what_cannot_be_read_is_told(run, monkeypatch):
+    import faml.watch.live as module
+
+    def fail(directory):
+        raise ValueError("broken")
+
+    run.begin()
+    monkeypatch.setattr(module, "load_run_data", fail)
+    watcher = RunWatcher(run.directory)
+    assert watcher.latest() is None
+    assert "unexpected ValueError: broken" in watcher.problem
+
+
 # ---------------------------------------------------------------------- terminal
+
+
+def test_names_do_not_command_the_terminal(run):
+    run.begin()
+    (run.directory / "run.log").write_text(
+        LOG + "2026-01-02 03:06:05,000 WARNING a\x1b]0;title\x07.mrc is dark\n"
+    )
+    data = load_run_data(run.directory)
+    out = Piped()
+    Console(file=out, width=160).print(dashboard(data, problem="b\x1b[2J"))
+    assert "\x1b" not in out.getvalue()
+    assert r"a\x1b]0;title\x07.mrc is dark" in out.getvalue()
+    assert r"b\x1b[2J" in out.getvalue()
 
 
 def printed(picture, width=160):
@@ -378,6 +462,26 @@ def test_piped_output_is_a_line_per_iteration(run):
     assert lines == [iteration_line(record, data) for record in data.history]
     assert len(lines) == 4
     assert lines[3].startswith("iteration   3  log-likelihood -77.5  aligned to 30.0 Angstrom")
+
+
+def test_piped_output_tells_an_error_once_per_iteration(run):
+    run.begin()
+    (run.directory / "run.log").write_text(LOG + FAILED)
+    steps = iter([lambda: None, lambda: run.save(1)])
+    out = Piped()
+
+    def pause(seconds):
+        step = next(steps, None)
+        if step is None:
+            raise KeyboardInterrupt
+        step()
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(RunWatcher(run.directory), Console(file=out), interval_seconds=1, pause=pause)
+    lines = out.getvalue().splitlines()
+    assert [line[:13] for line in lines[::2]] == ["iteration   0", "iteration   1"]
+    assert lines[1] == "failed: iteration 1 could not be saved"
+    assert len(lines) == 4
 
 
 def test_terminal_is_drawn_anew_with_each_iteration(run):

@@ -32,5 +32,5 @@ def report(
     console = Console(highlight=False)
     console.print(f"report: {path.resolve()}", markup=False, soft_wrap=True)
     if figures:
-        folder = (directory / FIGURES_NAME) if directory.is_dir() else path.parent / FIGURES_NAME
+        folder = (directory if directory.is_dir() else directory.parent) / FIGURES_NAME
         console.print(f"figures: {folder.resolve()}", markup=False, soft_wrap=True)

@@ -129,13 +129,15 @@ def write_em(path: str | Path, values: FloatArray) -> None:
     Raises
     ------
     OutputError
-        Not 3-D, not finite, or the file cannot be written.
+        Not 3-D, not finite or beyond float32, or the file cannot be written.
     """
     path = Path(path)
-    if values.ndim != 3 or not np.isfinite(values).all():
+    beyond = ~(np.abs(values) <= np.finfo(np.float32).max)
+    if values.ndim != 3 or beyond.any():
         raise OutputError(
-            f"{path}: expected a finite 3-D array to write, found shape {values.shape} with "
-            f"{int(np.count_nonzero(~np.isfinite(values)))} values that are NaN or Inf"
+            f"{path}: expected a finite 3-D array of 32-bit numbers to write, found shape "
+            f"{values.shape} with {int(np.count_nonzero(beyond))} values that are NaN, Inf or "
+            "too large"
         )
     z, y, x = values.shape
     header = struct.pack("<4b3i", _LITTLE_ENDIAN_PC, 0, 0, _FLOAT32, x, y, z)

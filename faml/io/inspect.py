@@ -9,6 +9,7 @@ import numpy as np
 
 from faml.config import RunConfig
 from faml.io.dataset import Dataset, WeightSource, survey_particles
+from faml.io.formats import TiltRange
 from faml.io.grey_values import Contrast, judge_contrast
 from faml.io.inspection.cost import (
     REFERENCE_SHELL,
@@ -20,10 +21,16 @@ from faml.io.inspection.cost import (
 from faml.io.inspection.identity import ClosePairs, close_particles, identical_volumes
 from faml.io.inspection.measured_wedge import MeasuredWedge, WedgeGauge
 from faml.io.inspection.resolution import Reachable, estimate_resolution
-from faml.io.inspection.tomograms import Tomogram, describe_tomograms, survey_wedges
+from faml.io.inspection.tomograms import (
+    Tomogram,
+    describe_tomograms,
+    survey_wedges,
+    tomogram_wedge_warnings,
+)
 from faml.io.inspection.voxel_sizes import VoxelSizes, survey_voxel_sizes
 from faml.io.inspection.wedge_check import wedge_warnings
 from faml.io.tilt_angles import read_tilt_angles
+from faml.io.tilt_ranges import TiltRangeWeights
 from faml.io.wedge_files import estimate_tilt_range_deg, observed_fraction
 
 __all__ = [
@@ -152,7 +159,10 @@ def inspect_dataset(config: RunConfig) -> Inspection:
     warnings = list(data.warnings)
     if declared is None:
         warnings.append("the missing wedge is unknown: a run needs --tilt-range MIN MAX")
-    warnings += wedge_warnings(survey.all, declared, data.weight_source)
+    wedges_wrong = wedge_warnings(survey.all, declared, data.weight_source)
+    if not wedges_wrong and declared is not None:
+        wedges_wrong = tomogram_wedge_warnings(data, survey, gauge)
+    warnings += wedges_wrong
     warnings += sizes.warnings(particles.voxel_size_angstrom)
     warnings += _identity_warnings(identical, close)
     top = min(config.em.max_shell or particles.box, max(particles.box // 2 - 1, 1))
@@ -241,6 +251,9 @@ def _wedge(
     fraction = observed_fraction(weight)
     if data.weight_source == "tilt range" and config.data.tilt_range_deg is not None:
         return fraction, config.data.tilt_range_deg, "given"
+    tabled = _tabled(data)
+    if tabled is not None:
+        return fraction, (tabled.low_deg, tabled.high_deg), "given"
     if data.weight_source == "tilt angles" and config.data.tilt_angles_file is not None:
         angles = read_tilt_angles(config.data.tilt_angles_file)
         return fraction, (min(angles), max(angles)), "given"
@@ -250,8 +263,21 @@ def _wedge(
     return fraction, estimate, "unknown" if estimate is None else "estimated"
 
 
+def _tabled(data: Dataset) -> TiltRange | None:
+    """The first tilt range of a table or wedge list, where it is one about one axis."""
+    reader = data.particles.weights
+    if data.weight_source != "tilt range" or not isinstance(reader, TiltRangeWeights):
+        return None
+    first = reader.wedges[0]
+    return first[0] if len(first) == 1 else None
+
+
 def _axis(config: RunConfig, data: Dataset, declared: MeasuredWedge | None) -> Literal["y", "x"]:
-    if data.weight_source in {"tilt range", "tilt angles"}:
+    tabled = _tabled(data)
+    if tabled is not None:
+        return "x" if tabled.axis == "x" else "y"
+    given = config.data.tilt_range_deg or config.data.tilt_angles_file
+    if data.weight_source in {"tilt range", "tilt angles"} and given:
         return config.data.tilt_axis
     return "x" if declared is not None and declared.tilt_axis == "x" else "y"
 

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from faml.errors import OutputError
@@ -19,6 +19,7 @@ LOCK_NAME = ".lock"
 _LOG = logging.getLogger("faml")
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What file systems answer that cannot lock."""
+_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 
 
 @contextmanager
@@ -35,16 +36,21 @@ def only_one(directory: Path) -> Iterator[None]:
     """
     path = directory / LOCK_NAME
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # What a link leads to is not ours to be written over.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, 0o644)
     except OSError as error:
         raise OutputError(
-            f"{directory}: cannot be written to ({error.strerror}); make it writable or choose "
-            "another output directory"
+            f"{directory}: cannot be written to ({LOCK_NAME}: {error.strerror}); make it writable "
+            "or choose another output directory"
         ) from error
     try:
         _hold(descriptor, directory)
         yield
     finally:
+        # Closing alone would leave it to a child that was forked meanwhile.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
@@ -58,12 +64,23 @@ def _hold(descriptor: int, directory: Path) -> None:
                 directory, error.strerror,
             )  # fmt: skip
             return
+        if error.errno not in _HELD:
+            raise OutputError(
+                f"{directory}: cannot be locked ({error.strerror}); try again, or choose another "
+                "output directory"
+            ) from error
         raise OutputError(
             f"{directory}: another faml ({_holder(descriptor)}) is at work there; wait for it, or "
             "choose another output directory"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+    except OSError as error:
+        raise OutputError(
+            f"{directory}: cannot be written to ({error.strerror}); free some space or choose "
+            "another output directory"
+        ) from error
 
 
 def _holder(descriptor: int) -> str:

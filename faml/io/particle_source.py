@@ -12,9 +12,10 @@ import numpy.typing as npt
 from faml.config import DataConfig
 from faml.errors import InputDataError
 from faml.io.formats import Wedge
-from faml.io.inputs import resolve_inputs
+from faml.io.inputs import InputFiles, resolve_inputs
 from faml.io.stacks import TiltStacks, open_stacks, read_optimisation_set, unmodelled
 from faml.io.star import RelionStar, read_star, resolve_images, star_premultiplied
+from faml.io.star_text import can_hold
 from faml.io.table_source import check_table_options, open_table, star_wedges
 
 __all__ = ["Source", "list_source"]
@@ -76,16 +77,9 @@ def list_source(config: DataConfig) -> Source:
     files = resolve_inputs(config.inputs)
     check_table_options(config, table=files.table is not None, star=files.star is not None)
     if files.table is not None:
-        return _table_source(files.table, config)
+        return _nameable(_table_source(files.table, config))
     if files.star is None:
-        return Source(
-            names=tuple(str(path) for path in files.volumes),
-            paths=tuple(path.absolute() for path in files.volumes),
-            star=None,
-            weight_paths=None,
-            premultiplied=np.zeros(len(files.volumes), dtype=np.bool_),
-            warnings=files.warnings,
-        )
+        return _nameable(_volumes_source(files))
     optimisation_set = read_optimisation_set(files.star)
     star = read_star(optimisation_set.particles if optimisation_set else files.star)
     paths = resolve_images(star, "rlnImageName")
@@ -111,6 +105,29 @@ def list_source(config: DataConfig) -> Source:
         stacks=stacks,
         wedges=None if stacks is not None else star_wedges(star, config),
     )
+
+
+def _volumes_source(files: InputFiles) -> Source:
+    """Files without a table."""
+    return Source(
+        names=tuple(str(path) for path in files.volumes),
+        paths=tuple(path.absolute() for path in files.volumes),
+        star=None,
+        weight_paths=None,
+        premultiplied=np.zeros(len(files.volumes), dtype=np.bool_),
+        warnings=files.warnings,
+    )
+
+
+def _nameable(source: Source) -> Source:
+    """Refuse names now that would keep a run from writing its particles.star in the end."""
+    for path in source.paths:
+        if not can_hold(str(path)):
+            raise InputDataError(
+                f"{str(path)!r}: expected names that a STAR file can hold, found line breaks or "
+                "quotes of both kinds before blanks; rename the file or folder"
+            )
+    return source
 
 
 def _table_source(path: Path, config: DataConfig) -> Source:

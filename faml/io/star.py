@@ -237,7 +237,6 @@ def _find_particles(found: StarText) -> str:
                 break
             if len(block) == 0:
                 raise InputDataError(f"{path}: the table of particles has no rows")
-            _complete(found, name, block)
             return name
     tables = ", ".join(f"data_{name}" for name in blocks) or "none"
     raise InputDataError(
@@ -245,20 +244,6 @@ def _find_particles(found: StarText) -> str:
         f"per row), found tables: {tables}; give the particles.star written by subtomogram "
         "extraction"
     )
-
-
-def _complete(found: StarText, name: str, block: pd.DataFrame) -> None:
-    """Refuse a row that ends early: the parser fills it up with empty values."""
-    empty = (block["rlnImageName"].isna() | (block["rlnImageName"] == "")).to_numpy()
-    if not found.explicit_empty:  # else an empty value may end a row
-        empty = empty | (block.iloc[:, -1] == "").to_numpy()
-    missing = np.flatnonzero(empty)
-    if missing.size:
-        row = int(missing[0])
-        raise InputDataError(
-            f"{found.path}: expected {block.shape[1]} values in every row of the particles, found "
-            f"fewer in row {row + 1}{_line(found.path, name, row)}; the file may be truncated"
-        )
 
 
 def _refuse_2d(star: RelionStar) -> None:
@@ -358,7 +343,7 @@ def resolve_images(star: RelionStar, column: str) -> tuple[Path, ...]:
             continue
         for index, base in enumerate(bases):
             candidate = base / name  # an absolute name replaces the base
-            if candidate.is_file():
+            if os.path.isfile(candidate):  # no, too, if its name is too long
                 known[name] = Path(os.path.normpath(candidate))
                 # The others most likely lie under the same base.
                 bases.insert(0, bases.pop(index))

@@ -1,25 +1,28 @@
 """STAR as text: data blocks whose values are kept as they stood in the file.
 
 What the blocks mean is in `faml.io.star` (RELION) and `faml.io.formats` (other programs).
+
+Read here and not by the package starfile, which turns apostrophes into quotes, cuts values at
+``#``, keeps one of two columns or tables of the same name, and fills up rows that end early.
 """
 
 from __future__ import annotations
 
-import linecache
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import pandas as pd
-import starfile
 
-from faml.errors import InputDataError
+from faml.errors import InputDataError, OutputError
 from faml.io.atomic import write_text_atomic
 
 __all__ = [
     "Block",
     "StarText",
+    "can_hold",
     "line_of_row",
     "read_blocks",
     "star_text",
@@ -30,7 +33,13 @@ Block: TypeAlias = "pd.DataFrame | dict[str, str]"
 """A loop (table) or a list of single values; everything is text."""
 
 _DEFAULT_VERSION = 30001
-_VALUE = re.compile(r"""\"[^"]*\"|'[^']*'|\S+""")
+_SPACE = r"[ \t\r\f\v]"
+_VALUE = re.compile(
+    rf"""(?<![^ \t\r\f\v])(?:"(.*?)"(?={_SPACE}|$)|'(.*?)'(?={_SPACE}|$)|(#.*)|([^ \t\r\f\v]+))"""
+)
+"""A quote opens at the beginning of a value only, and closes at its end; so does a comment."""
+_SPECIAL = re.compile(r"""[\s#]|^["'_]|^(?:data|loop)_""")
+"""What a value cannot have without quotes."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +53,28 @@ class StarText:
         RELION's format version from the file's comment, 30001 if there is none.
     blocks : dict of str to DataFrame or dict
         Every data block in order, by name; all values are text.
-    explicit_empty : bool
-        Somewhere a value is an explicit empty string.
     """
 
     path: Path
     version: int
     blocks: dict[str, Block]
-    explicit_empty: bool
 
 
-@dataclass(frozen=True)
-class _Row:
-    """Where a row of a loop stands and how many values it has."""
+@dataclass
+class _Scanned:
+    """A block as it is being read: labels, and their values or the rows of a loop."""
 
-    line: int
-    values: int
-    labels: int
+    name: str
+    loop: bool = False
+    labels: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def block(self) -> Block:
+        """The block as its readers know it."""
+        if self.loop:
+            return pd.DataFrame(self.rows, columns=self.labels, dtype=object)
+        return {label: row[0] for label, row in zip(self.labels, self.rows, strict=True)}
 
 
 def read_blocks(path: str | Path) -> StarText:
@@ -69,8 +83,8 @@ def read_blocks(path: str | Path) -> StarText:
     Raises
     ------
     InputDataError
-        Missing or unreadable file, no STAR file, or a row with another number of values than its
-        table has columns, naming its line.
+        Missing or unreadable file, no STAR file, a column or table named twice, or a row with
+        another number of values than its table has columns, naming its line.
     """
     path = Path(path)
     text = _read_text(path)
@@ -78,8 +92,7 @@ def read_blocks(path: str | Path) -> StarText:
     return StarText(
         path=path,
         version=int(version.group(1)) if version else _DEFAULT_VERSION,
-        blocks=_parse(path, text),
-        explicit_empty=re.search(r"""\s(""|'')""", text) is not None,
+        blocks={name: found.block() for name, found in _scanned(path, text).items()},
     )
 
 
@@ -89,10 +102,10 @@ def line_of_row(path: Path, block: str, row: int) -> int | None:
     For messages: the file is read again.
     """
     try:
-        rows = _loop_rows(path.read_text(encoding="utf-8")).get(block, [])
-    except (OSError, UnicodeDecodeError):
+        found = _scanned(path, _read_text(path)).get(block)
+    except InputDataError:
         return None
-    return rows[row].line if row < len(rows) else None
+    return found.lines[row] if found is not None and row < len(found.lines) else None
 
 
 def star_text(blocks: dict[str, Block], version: int, comment: str = "") -> str:
@@ -115,18 +128,38 @@ def star_text(blocks: dict[str, Block], version: int, comment: str = "") -> str:
 
 
 def write_star(path: Path, blocks: dict[str, Block], version: int, comment: str = "") -> None:
-    """Write `star_text` atomically; raises OutputError if that fails."""
+    """Write `star_text` atomically; raises OutputError if that fails or a value is not one line."""
     write_text_atomic(path, star_text(blocks, version, comment))
+
+
+def can_hold(value: str) -> bool:
+    """Whether a STAR file can hold a value: one line, no quotes of both kinds before blanks."""
+    try:
+        _quoted(value)
+    except OutputError:
+        return False
+    return True
 
 
 def _quoted(value: object) -> str:
     text = "nan" if value is None or value != value else str(value)  # noqa: PLR0124
-    return f'"{text}"' if not text or re.search(r"[\s#]", text) else text
+    if text and not _SPECIAL.search(text):
+        return text
+    for quote in "\"'":
+        if quote not in text and "\n" not in text and "\r" not in text:
+            return f"{quote}{text}{quote}"
+    for quote in "\"'":
+        if not re.search(rf"{quote}\s|[\n\r]", text):
+            return f"{quote}{text}{quote}"
+    raise OutputError(
+        f"STAR files cannot hold the value {text[:80]!r}: it has line breaks, or quotes of both "
+        "kinds before blanks; rename the file or tomogram"
+    )
 
 
 def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputDataError(f"{path}: the file does not exist; check the path") from error
     except UnicodeDecodeError as error:
@@ -138,58 +171,89 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _parse(path: Path, text: str) -> dict[str, Block]:
-    """All blocks with all values as text."""
-    columns = sorted(set(re.findall(r"^\s*_(\S+)", text, re.MULTILINE)))
-    # starfile reads through linecache, which would serve an earlier version of the file.
-    linecache.checkcache(str(path))
-    try:
-        found = starfile.read(path, always_dict=True, parse_as_string=columns)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise InputDataError(f"{path}: malformed STAR file ({_reason(text, error)})") from error
-    if any(re.search(r"[\s/]", name) for name in found):
-        raise InputDataError(
-            f"{path}: a table row begins with data_, which starts a new table in STAR; put another "
-            "column first or rename the folder"
-        )
-    return {
-        name: {key: str(value) for key, value in block.items()}
-        if isinstance(block, dict)
-        else block.astype(object)
-        for name, block in found.items()
-    }
-
-
-def _reason(text: str, error: Exception) -> str:
-    """What is wrong, with the line where that can be told."""
-    for name, rows in _loop_rows(text).items():
-        for row in rows:
-            if row.values != row.labels:
-                return (
-                    f"line {row.line}, data_{name}: expected {row.labels} values, one for each "
-                    f"column, found {row.values}"
-                )
-    return (
-        f"{error}; every row needs as many values as the table has columns, and no row may begin "
-        "with data_"
-    )
-
-
-def _loop_rows(text: str) -> dict[str, list[_Row]]:
-    """Rows of every loop, by the name of its block."""
-    rows: dict[str, list[_Row]] = {}
-    name, labels, looping = "", 0, False
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.strip()
-        if not line or line.startswith("#"):
+def _scanned(path: Path, text: str) -> dict[str, _Scanned]:
+    """All blocks, and where their rows stand."""
+    found: dict[str, _Scanned] = {}
+    block: _Scanned | None = None
+    for number, raw in enumerate(text.split("\n"), 1):
+        values = _values(raw)
+        if not values or (block is None and not values[0].startswith("data_")):
             continue
-        if line.startswith("data_"):
-            name, labels, looping = line.split()[0][len("data_") :], 0, False
-        elif line == "loop_":
-            looping = True
-        elif line.startswith("_"):
-            labels += 1
-        elif looping:
-            found = len(_VALUE.findall(line.split(" #")[0]))
-            rows.setdefault(name, []).append(_Row(number, found, labels))
-    return rows
+        # A row may begin with what only looks like a keyword, if it is quoted.
+        plain = raw.lstrip()[:1] not in {'"', "'"}
+        if plain and values[0].startswith("data_"):
+            block = _Scanned(_block_name(path, number, values, found))
+            found[block.name] = block
+        elif block is not None:
+            problem = _add(block, values, number, plain=plain)
+            if problem:
+                where = f"line {number}, data_{block.name}"
+                raise InputDataError(f"{path}: malformed STAR file ({where}: {problem})")
+    return found
+
+
+def _block_name(path: Path, number: int, values: list[str], known: dict[str, _Scanned]) -> str:
+    name = values[0][len("data_") :]
+    if len(values) > 1 or "/" in name:
+        raise InputDataError(
+            f"{path}: line {number}: a table row begins with data_, which starts a new table in "
+            "STAR; put another column first or rename the folder"
+        )
+    if name in known:
+        raise InputDataError(
+            f"{path}: malformed STAR file (line {number}: there is a table data_{name} already)"
+        )
+    return name
+
+
+def _add(block: _Scanned, values: list[str], number: int, *, plain: bool) -> str | None:
+    """Add a line to a block; returns what is wrong with it, if anything."""
+    if plain and values == ["loop_"] and not (block.loop and block.rows):
+        problem = "found loop_ again" if block.loop or block.labels else None
+        block.loop = True
+        return problem
+    if plain and values[0].startswith("_") and (not block.loop or _is_label(block, values)):
+        return _add_label(block, values, number)
+    if not block.loop:
+        return f"expected loop_ or a name that begins with _, found {values[0][:60]!r}"
+    if len(values) != len(block.labels):
+        return (
+            f"expected {len(block.labels)} values, one for each column, found {len(values)}; the "
+            "file may be truncated"
+        )
+    block.rows.append(values)
+    block.lines.append(number)
+    return None
+
+
+def _is_label(block: _Scanned, values: list[str]) -> bool:
+    """Whether a line of a loop that begins with _ is a label and not a row."""
+    return not block.rows and len(values) == 1
+
+
+def _add_label(block: _Scanned, values: list[str], number: int) -> str | None:
+    name = values[0][1:]
+    if name in block.labels:
+        return f"found column {name} again; remove one of the two"
+    if not block.loop:
+        if len(values) != 2:
+            return f"expected one value of {name}, found {len(values) - 1}"
+        block.rows.append(values[1:])
+        block.lines.append(number)
+    block.labels.append(name)
+    return None
+
+
+def _values(line: str) -> list[str]:
+    """Values of a line, without quotes and comments."""
+    if line.isascii() and not re.search(r"[\"'#]", line):
+        return line.split()
+    return list(_tokens(line))
+
+
+def _tokens(line: str) -> Iterator[str]:
+    for match in _VALUE.finditer(line):
+        double, single, comment, bare = match.groups()
+        if comment is not None:
+            return
+        yield next(text for text in (double, single, bare) if text is not None)

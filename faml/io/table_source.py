@@ -61,13 +61,7 @@ def open_table(path: Path, config: DataConfig) -> TableSource:
     if config.particles_folder is not None:
         paths = particle_files(table, config.particles_folder)
     else:
-        found = find_particle_files(table)
-        if found is None:
-            raise InputDataError(
-                f"{path}: expected the particles' files (particle_000001.mrc or .em) beside the "
-                "table, found none that match its numbers; give --particles FOLDER"
-            )
-        paths = found
+        paths = find_particle_files(table, required=True) or ()
     paths = tuple(item.absolute() for item in paths)
     number, times = Counter(table.numbers.tolist()).most_common(1)[0]
     if times > 1:

@@ -31,6 +31,8 @@ _HALF = 0.5
 _LABELLED_CLASSES = 8
 _NEARLY_ZERO_DEG = 0.01
 _NEARLY_ZERO_VOXELS = 0.001
+_FEW_OUTLIERS = 500
+"""Up to so many are marks one by one; more would be most of the page."""
 
 
 def fsc_figure(data: RunData, class_index: int) -> ReportFigure | None:
@@ -45,7 +47,8 @@ def fsc_figure(data: RunData, class_index: int) -> ReportFigure | None:
         ]
     elif data.state.fsc is not None:
         curve = data.state.fsc[class_index]
-        lines = [("half-sets, this iteration", curve, class_colour(class_index), 2.0, "-")]
+        how = "with mask, uncorrected" if data.masked else "without mask"
+        lines = [(f"half-sets, this iteration, {how}", curve, class_colour(class_index), 2.0, "-")]
     else:
         return None
     with styled():
@@ -70,15 +73,12 @@ def fsc_figure(data: RunData, class_index: int) -> ReportFigure | None:
             FuncFormatter(lambda f, _: f"{1.0 / f:.0f}" if f > 0 else "∞")
         )
         axes.legend(loc="upper right")
-    reached = " and ".join(
-        f"{_angstrom(data.resolution_angstrom(class_index, threshold))} at {threshold:g}"
-        for threshold in (_HALF, FSC_THRESHOLD)
-    )
+    reached = " and ".join(_fall(data, class_index, each) for each in (_HALF, FSC_THRESHOLD))
     return ReportFigure(
         f"fsc_class_{class_index + 1:03d}",
         "Agreement of the two halves",
         f"Fourier shell correlation of the half-maps of class {class_index + 1} against "
-        f"resolution; it falls to {reached}.",
+        f"resolution; it {reached}.",
         figure,
     )
 
@@ -319,7 +319,7 @@ def _histogram(
         if mark is not None and mark.any():
             axes.plot(
                 values[mark], np.zeros(int(mark.sum())), "v", color=INK, markersize=5,
-                clip_on=False, label="outlier",
+                clip_on=False, label="outlier", rasterized=int(mark.sum()) > _FEW_OUTLIERS,
             )  # fmt: skip
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         if 1 < len(present) <= _LABELLED_CLASSES or (mark is not None and mark.any()):
@@ -356,5 +356,11 @@ def _nan_for_infinite(value: float) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _angstrom(value: float) -> str:
-    return f"{value:.1f} Å" if math.isfinite(value) else "nothing"
+def _fall(data: RunData, class_index: int, threshold: float) -> str:
+    """Where an FSC passes a threshold, in words."""
+    value = data.resolution_angstrom(class_index, threshold)
+    if data.agrees_throughout(class_index, threshold):
+        return f"stays above {threshold:g}"
+    if not math.isfinite(value):
+        return f"begins below {threshold:g}"
+    return f"falls below {threshold:g} at {value:.1f} Å"

@@ -91,17 +91,8 @@ def read_run_log(path: Path) -> RunLog | None:
     except OSError as error:
         raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
     found = (_LINE.fullmatch(line) for line in text.splitlines())
-    entries = [
-        _Entry(
-            datetime.strptime(match.group(1), "%Y-%m-%d %H:%M:%S").replace(
-                microsecond=1000 * int(match.group(2))
-            ),
-            match.group(3),
-            match.group(4),
-        )
-        for match in found
-        if match is not None
-    ]
+    every = (_entry(match) for match in found if match is not None)
+    entries = [entry for entry in every if entry is not None]
     if not entries:
         return RunLog()
     sessions = _sessions(entries)
@@ -119,6 +110,16 @@ def read_run_log(path: Path) -> RunLog | None:
         error=fault,
         cpu_seconds=_cpu_seconds(entries),
     )
+
+
+def _entry(match: re.Match[str]) -> _Entry | None:
+    """None for what looks like an entry but has no date."""
+    try:
+        when = datetime.strptime(match.group(1), "%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return None
+    microsecond = 1000 * int(match.group(2))
+    return _Entry(when.replace(microsecond=microsecond), match.group(3), match.group(4))
 
 
 def _sessions(entries: list[_Entry]) -> list[list[_Entry]]:

@@ -113,8 +113,9 @@ def write_report(directory: Path, output: Path | None = None, *, figures: bool =
     CheckpointError, InputDataError
         As `load_run_data`.
     OutputError
-        If a file cannot be written.
+        If a file cannot be written, or another than a page lies where it would.
     """
+    _check_output(output)
     data = load_run_data(directory)
     folder = data.directory / FIGURES_NAME
     if figures:
@@ -131,6 +132,15 @@ def write_report(directory: Path, output: Path | None = None, *, figures: bool =
     for each in drawn.all() if figures else ():
         save_figure(each, folder)
     return path
+
+
+def _check_output(output: Path | None) -> None:
+    """Refuse to replace what is no page, such as the checkpoint of the run."""
+    if output is not None and output.exists() and output.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(
+            f"{output}: expected an HTML file or none to be replaced, found another; give another "
+            "name, ending in .html"
+        )
 
 
 def _figures(data: RunData) -> _Figures:
@@ -160,7 +170,7 @@ def _rendered(data: RunData, drawn: _Figures, refresh_seconds: float | None) -> 
     odd = [
         name for name, flag in zip(_kept_names(data), data.particles.outliers, strict=True) if flag
     ]
-    return _environment().get_template("report.html").render(
+    text = _environment().get_template("report.html").render(
         data=data,
         summary=summarise(data),
         figures=drawn,
@@ -182,6 +192,8 @@ def _rendered(data: RunData, drawn: _Figures, refresh_seconds: float | None) -> 
         class_colours=len(CLASS_COLOURS),
         duration=duration_text,
     )  # fmt: skip
+    # Names of files need not be UTF-8; the page is.
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _kept_names(data: RunData) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from faml.config import RunConfig, config_to_toml
+from faml.config import DRAWN_MASKS, RunConfig, config_to_toml
 from faml.conventions import relion_angles_deg_to_matrices
 from faml.em.state import State
 from faml.errors import CheckpointError, FamlError, InputDataError
@@ -25,6 +26,7 @@ from faml.metrics.orientations import Coverage
 from faml.metrics.particles import outliers
 from faml.report.coverage import RunInput, class_coverages, has_weights, run_input
 from faml.report.log_file import RunLog, read_run_log
+from faml.report.run_checks import check_classes, check_history, check_state
 
 __all__ = ["FscCurves", "ParticleColumns", "RunData", "load_run_data"]
 
@@ -78,6 +80,7 @@ class RunData:
     Attributes
     ----------
     directory : Path
+        Absolute.
     config : RunConfig
     config_text : str
         ``config.toml``, which also says what the data decided.
@@ -92,14 +95,14 @@ class RunData:
     maps : (K, n, n, n) float32
         Final maps if `final`, else the averages of the last iteration.
     final : bool
-        Maps, particles and FSC are those written at the end of the run.
+        Maps and particles are those written when the run ended, however that was.
     particles : ParticleColumns
     duplicates : int
         Particles left out as duplicates of better ones.
     coverages : tuple of K (Coverage or None)
         None where a class is empty, or for all if the wedges could not be read.
     fsc : tuple of FscCurves
-        K of them, or none where half-maps were not written yet.
+        K of them, or none where half-maps were not written yet, or are of an earlier end.
     log : RunLog
     notes : tuple of str
         What could not be read, and why.
@@ -140,8 +143,21 @@ class RunData:
 
     @property
     def version(self) -> str:
-        """Changes when a report of the run would: the iteration, and ``final`` after the end."""
-        return f"{self.iteration}-final" if self.final else str(self.iteration)
+        """Changes when a report of the run would: the iteration, and ``final`` after the end.
+
+        A run that ended without results says how.
+        """
+        if self.final:
+            return f"{self.iteration}-final"
+        if self.log.ending in ("failed", "interrupted"):
+            return f"{self.iteration}-{self.log.ending}"
+        return str(self.iteration)
+
+    @property
+    def masked(self) -> bool:
+        """Whether averages, and with them the FSC of an iteration, have a mask."""
+        given = self.config.data.particle_diameter_angstrom is not None
+        return given or self.config.em.mask not in DRAWN_MASKS
 
     @property
     def class_counts(self) -> npt.NDArray[np.int64]:
@@ -153,13 +169,20 @@ class RunData:
 
         Infinity where halves agree in nothing.
         """
-        if self.fsc:
-            curve = self.fsc[class_index].corrected
-        elif self.state.fsc is not None:
-            curve = self.state.fsc[class_index]
-        else:
+        curve = self._curve(class_index)
+        if curve is None:
             return float("nan")
         return resolution_at(curve, threshold, self.box, self.voxel_size_angstrom)
+
+    def agrees_throughout(self, class_index: int, threshold: float = FSC_THRESHOLD) -> bool:
+        """Whether a class' half-map FSC was measured and falls below a threshold nowhere."""
+        curve = self._curve(class_index)
+        return curve is not None and bool((curve[1:] >= threshold).all())
+
+    def _curve(self, class_index: int) -> npt.NDArray[np.float64] | None:
+        if self.fsc:
+            return self.fsc[class_index].corrected
+        return None if self.state.fsc is None else self.state.fsc[class_index]
 
 
 def load_run_data(directory: Path) -> RunData:
@@ -178,14 +201,24 @@ def load_run_data(directory: Path) -> RunData:
     Raises
     ------
     CheckpointError
-        No run, none with a complete iteration yet, a damaged one, or one of a newer format.
+        No run, none with a complete iteration yet, a damaged one (also one that holds values that
+        are no numbers), or one of a newer format.
     InputDataError
         A file of the run's results exists but cannot be read.
     """
     directory = Path(directory)
     if directory.name == CHECKPOINT_NAME and directory.is_file():
         directory = directory.parent
+    directory = Path(os.path.abspath(directory))  # commands on the page hold from anywhere
     stored = read_run(_checkpoint(directory))
+    check_state(stored, directory / CHECKPOINT_NAME)
+    # The run may have gone on since its checkpoint was read.
+    history = tuple(
+        record
+        for record in read_history(directory / CHECKPOINT_NAME)
+        if record.iteration <= stored.state.iteration
+    )
+    check_history(history, directory / CHECKPOINT_NAME)
     log = read_run_log(directory / "run.log")
     notes: list[str] = []
     # Without a log, what lies beside the checkpoint is taken to belong to it.
@@ -201,7 +234,8 @@ def load_run_data(directory: Path) -> RunData:
             lambda: run_input(stored),
             None,
         )
-    columns = _from_state(stored, given) if star is None else _from_star(star)
+    classes = stored.state.model.classes
+    columns = _from_state(stored, given) if star is None else _from_star(star, classes)
     maps = None if results is None else results.maps
     return RunData(
         directory=directory,
@@ -212,12 +246,7 @@ def load_run_data(directory: Path) -> RunData:
         voxel_size_angstrom=stored.voxel_size_angstrom,
         versions=stored.versions,
         state=stored.state,
-        # The run may have gone on since its checkpoint was read.
-        history=tuple(
-            record
-            for record in read_history(directory / CHECKPOINT_NAME)
-            if record.iteration <= stored.state.iteration
-        ),
+        history=history,
         maps=stored.state.model.volumes if maps is None else maps,
         final=maps is not None,
         particles=columns,
@@ -226,9 +255,12 @@ def load_run_data(directory: Path) -> RunData:
             notes,
             "what of Fourier space was observed is not shown",
             lambda: class_coverages(stored, columns.classes, columns.rotations, star, given),
-            (None,) * stored.state.model.classes,
+            (None,) * classes,
         ),
-        fsc=() if maps is None else _final_fsc(directory, stored),
+        # One that was interrupted writes maps and particles, but compares no halves.
+        fsc=_final_fsc(directory, stored)
+        if maps is not None and (log is None or log.ending == "finished")
+        else (),
         log=log or RunLog(),
         notes=tuple(notes),
     )
@@ -286,12 +318,12 @@ def _noted(notes: list[str], lacking: str, read: Callable[[], _T], otherwise: _T
         return otherwise
 
 
-def _from_star(star: RelionStar) -> ParticleColumns:
+def _from_star(star: RelionStar, class_count: int) -> ParticleColumns:
     table = star.particles
     tomogram = next((name for name in _TOMOGRAMS if name in table), None)
     angles = np.stack([numbers(star, table, name) for name in ANGLE_COLUMNS], axis=1)
+    classes = check_classes(numbers(star, table, "rlnClassNumber"), class_count, star.path)
     # The first versions wrote neither evidences nor outliers.
-    classes = numbers(star, table, "rlnClassNumber").astype(np.int64) - 1
     evidences = np.zeros(len(table))
     if "famlLogEvidence" in table:
         evidences = numbers(star, table, "famlLogEvidence")

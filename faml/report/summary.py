@@ -102,11 +102,16 @@ def summarise(data: RunData) -> Summary:
     )
 
 
-def resolution_words(value: float) -> str:
-    """Of half-sets: a number, nothing in common, or never measured (NaN)."""
+def resolution_words(value: float, *, throughout: bool = False) -> str:
+    """Of half-sets: a number, nothing in common, or never measured (NaN).
+
+    Where halves agree ``throughout`` it is the voxels that end the curve.
+    """
     if math.isnan(value):
         return "not measured"
-    return f"{value:.1f} Å" if math.isfinite(value) else "none: the halves have nothing in common"
+    if not math.isfinite(value):
+        return "none: the halves have nothing in common"
+    return f"{value:.1f} Å{' or better' if throughout else ''}"
 
 
 def duration_text(seconds: float) -> str:
@@ -125,14 +130,21 @@ def _sentence(data: RunData) -> str:
     groups = "one average" if data.classes == 1 else f"{data.classes} classes"
     if shown < data.classes:
         groups += f" ({data.classes - shown} of them empty)"
-    best = _best_resolution(data)
+    best_class = _best_class(data)
+    best = data.resolution_angstrom(best_class)
     if math.isnan(best):
-        agreement = "The resolution has not been measured: that takes a run with --half-sets."
+        agreement = "The resolution has not been measured"
+        agreement += " yet." if _half_sets(data) else ": that takes a run with --half-sets."
     elif math.isfinite(best):
         kind = "The best map" if data.classes > 1 else "The map"
-        agreement = f"{kind} reaches {best:.1f} Å, where its two halves stop agreeing (FSC 0.143)."
+        end = "where its two halves stop agreeing (FSC 0.143)"
+        if data.agrees_throughout(best_class):
+            end = "as far as the voxels go: its two halves agree throughout (FSC 0.143)"
+        agreement = f"{kind} reaches {best:.1f} Å, {end}."
         if not data.fsc:
-            agreement = f"So far the halves agree to {best:.1f} Å at best (FSC 0.143, no mask)."
+            agreement = (
+                f"So far the halves agree to {best:.1f} Å at best (FSC 0.143, {_how(data)})."
+            )
     else:
         agreement = (
             "The two halves of the data have found nothing in common: do not interpret the map."
@@ -148,7 +160,8 @@ def _facts(data: RunData) -> tuple[Fact, ...]:
     occupancy = " / ".join(f"{100 * c / max(1, counts.sum()):.0f}" for c in counts[:6])
     if data.classes > 6:
         occupancy += " / ..."
-    best = _best_resolution(data)
+    best = data.resolution_angstrom(_best_class(data))
+    unknown = "not yet" if _half_sets(data) else "run with --half-sets"
     tomograms = data.particles.tomograms
     where = "" if tomograms is None else f"in {_plural(len(np.unique(tomograms)), 'tomogram')}"
     facts = [
@@ -161,9 +174,9 @@ def _facts(data: RunData) -> tuple[Fact, ...]:
             "not measured"
             if math.isnan(best)
             else (f"{best:.1f} Å" if math.isfinite(best) else "none"),
-            "run with --half-sets"
+            unknown
             if math.isnan(best)
-            else f"half-sets, FSC 0.143{'' if data.fsc else ', no mask'}",
+            else f"half-sets, FSC 0.143{'' if data.fsc else f', {_how(data)}'}",
         ),
         Fact(
             "aligned to",
@@ -285,17 +298,31 @@ def _class(data: RunData, k: int) -> ClassSummary:
         number=k + 1,
         particles=particles,
         share=f"{100 * particles / max(1, len(data.particles)):.0f} %",
-        resolution=resolution_words(data.resolution_angstrom(k)),
-        resolution_half=resolution_words(data.resolution_angstrom(k, 0.5)),
+        resolution=resolution_words(
+            data.resolution_angstrom(k), throughout=data.agrees_throughout(k)
+        ),
+        resolution_half=resolution_words(
+            data.resolution_angstrom(k, 0.5), throughout=data.agrees_throughout(k, 0.5)
+        ),
         empty=particles == 0,
         unobserved="" if coverage is None else f"{100 * coverage.unobserved:.0f} %",
         file=name if data.final else "",
     )
 
 
-def _best_resolution(data: RunData) -> float:
-    """NaN where it was not measured, infinity where no class' halves agree."""
-    return min(data.resolution_angstrom(k) for k in range(data.classes))
+def _best_class(data: RunData) -> int:
+    """The class of the finest resolution; one that is empty has kept a map of earlier on."""
+    occupied = [k for k in range(data.classes) if data.class_counts[k]]
+    return min(occupied or range(data.classes), key=data.resolution_angstrom)
+
+
+def _half_sets(data: RunData) -> bool:
+    return data.config.em.half_sets
+
+
+def _how(data: RunData) -> str:
+    """In which way the FSC of an iteration was measured."""
+    return "not corrected for the mask" if data.masked else "no mask"
 
 
 def _plural(count: int, what: str) -> str:

@@ -215,7 +215,10 @@ class PoseGrid:
         return math.ceil(share * 4.0 / 3.0 * math.pi * ratio**3) + 1
 
     def seconds(self, classes: int) -> float:
-        """Estimate of the CPU time of one particle's correlations, from bench/exhaustive.py."""
+        """CPU time of one particle's correlations if no shift is ruled out, an estimate.
+
+        The constants are from bench/exhaustive.py.
+        """
         degrees = self.bandwidth**3 / 3.0
         betas = self.shape[0]
         points = math.prod(self.shape)
@@ -303,7 +306,7 @@ def check_affordable(context: SearchContext, *, body_centred: bool = False) -> N
             break
     raise ConfigurationError(
         f"the grid of {math.prod(grid.shape):,} rotations (step {360.0 / grid.period:.3g} degrees) "
-        f"and {grid.lattice_size:,} shifts (step {grid.shift_step_voxels:.3g} voxels) needs about "
+        f"and {grid.lattice_size:,} shifts (step {grid.shift_step_voxels:.3g} voxels) needs up to "
         f"{grid.seconds(context.classes):,.0f} CPU seconds per particle and iteration and "
         f"{grid.megabytes:,.0f} MB per thread, expected at most {_MOST_SECONDS:.0f} s and "
         f"{_MOST_MEGABYTES:.0f} MB; give {' or '.join(ways)}"

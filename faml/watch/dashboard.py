@@ -75,9 +75,9 @@ def dashboard(data: RunData, *, problem: str = "", ascii_only: bool = False) -> 
     head = Table.grid(padding=(0, 2))
     head.add_column(style="bold")
     head.add_column(overflow="fold")
-    head.add_row("run", escape(str(data.directory)))
+    head.add_row("run", escape(_plain(str(data.directory))))
     head.add_row("state", escape(data.state.stop_reason or _ENDINGS[log.ending]))
-    strategy = escape(data.config.search.strategy)
+    strategy = escape(_plain(data.config.search.strategy))
     head.add_row("particles", f"{len(data.names)}, classes {data.classes}, strategy {strategy}")
     head.add_row("iteration", f"{data.iteration} of at most {data.config.em.iterations}")
     if log.seconds:
@@ -96,9 +96,9 @@ def dashboard(data: RunData, *, problem: str = "", ascii_only: bool = False) -> 
     warning = log.error or (log.warnings[-1] if log.warnings else "")
     parts: list[RenderableType] = [head, "", _table(data)]
     if warning:
-        parts.append(Text(f"last warning: {warning}", style="yellow"))
+        parts.append(Text(_plain(f"last warning: {warning}"), style="yellow"))
     if problem:
-        parts.append(Text(f"not up to date: {problem}", style="red"))
+        parts.append(Text(_plain(f"not up to date: {problem}"), style="red"))
     return Group(*parts)
 
 
@@ -154,7 +154,7 @@ def _follow_live(
             if now != shown:
                 shown = now
                 picture = (
-                    Text(watcher.problem or _nothing_yet(watcher.directory))
+                    Text(_plain(watcher.problem or _nothing_yet(watcher.directory)))
                     if data is None
                     else _drawn(data, watcher, console)
                 )
@@ -168,7 +168,7 @@ def _follow_lines(
     watcher: RunWatcher, console: Console, interval_seconds: float, pause: Callable[[float], None]
 ) -> None:
     told = -1
-    problem = ""
+    problem = ended = ""
     while True:
         data = watcher.latest()
         if watcher.problem and watcher.problem != problem:
@@ -184,11 +184,20 @@ def _follow_lines(
             if data.final:
                 _say(console, data.state.stop_reason or _ENDINGS[data.log.ending])
                 return
+            if data.log.ending != "open" and data.version != ended:
+                why = f": {data.log.error}" if data.log.error else ""
+                _say(console, f"{_ENDINGS[data.log.ending]}{why}")
+            ended = data.version
         pause(interval_seconds)
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(_plain(text), markup=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """A text that may hold names of files: what a terminal would obey is shown as it is written."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _drawn(data: RunData, watcher: RunWatcher, console: Console) -> RenderableType:
@@ -228,12 +237,16 @@ def _cells(record: IterationRecord, data: RunData) -> tuple[str, ...]:
 
 
 def _agreement(record: IterationRecord, data: RunData) -> float:
-    """Angstrom to which the halves of the best class agree; NaN where that was not measured."""
+    """Angstrom to which the halves of the best class agree; NaN where that was not measured.
+
+    A class without particles has kept averages of earlier on.
+    """
     if record.fsc is None:
         return math.nan
     return min(
         resolution_at(curve, FSC_THRESHOLD, data.box, data.voxel_size_angstrom)
-        for curve in record.fsc
+        for curve, count in zip(record.fsc, record.class_counts, strict=True)
+        if count
     )
 
 

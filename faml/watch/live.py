@@ -10,6 +10,7 @@ from pathlib import Path
 
 from faml.errors import FamlError
 from faml.io.output import CHECKPOINT_NAME
+from faml.report.log_file import read_run_log
 from faml.report.page import render_page
 from faml.report.run_data import RunData, load_run_data
 
@@ -29,7 +30,7 @@ padding: 0 1rem }}</style></head>
 <body><h1>{title}</h1><p>{text}</p></body></html>
 """
 
-_Print = tuple[tuple[int, int, int] | None, ...]
+_Print = tuple[tuple[int, int, int] | str | None, ...]
 
 
 class RunWatcher:
@@ -71,6 +72,9 @@ class RunWatcher:
         except FamlError as error:
             self.problem = str(error)
             _LOG.debug("%s", error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may go well
+            self.problem = _unexpected(error)
+            _LOG.debug("%s", self.directory, exc_info=True)
         return self._data
 
     def _fingerprint(self) -> _Print:
@@ -78,7 +82,19 @@ class RunWatcher:
         if _stat(self.directory / names[-1]) is not None:
             # Whether results are those of the last iteration, the log says.
             names.append("run.log")
-        return tuple(_stat(self.directory / name) for name in names)
+        return (*(_stat(self.directory / name) for name in names), self._ending())
+
+    def _ending(self) -> str:
+        """How the run ended, as its log has it: one that failed has no new iteration."""
+        try:
+            log = read_run_log(self.directory / "run.log")
+        except FamlError:
+            return ""  # reading the run will say it
+        return "" if log is None else log.ending
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {error} (FAML_DEBUG=1 shows the details)"
 
 
 def _stat(path: Path) -> tuple[int, int, int] | None:
@@ -125,13 +141,17 @@ class LivePage:
             if data is None:
                 return self._waiting()
             if self._rendered is None or self._rendered.version != data.version:
-                page = render_page(data, refresh_seconds=self._refresh_seconds)
+                try:
+                    page = render_page(data, refresh_seconds=self._refresh_seconds)
+                except Exception as error:  # noqa: BLE001 - the page says it and asks again
+                    _LOG.debug("page of %s", self._watcher.directory, exc_info=True)
+                    return self._waiting(_unexpected(error))
                 self._rendered = _Rendered(data.version, page)
             return self._rendered.page
 
-    def _waiting(self) -> str:
+    def _waiting(self, problem: str = "") -> str:
         where = html.escape(str(self._watcher.directory.absolute()))
-        problem = html.escape(self._watcher.problem)
+        problem = html.escape(problem or self._watcher.problem)
         return _WAITING_PAGE.format(
             seconds=self._refresh_seconds,
             title="This run cannot be read" if problem else "The run has not begun yet",

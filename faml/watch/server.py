@@ -26,6 +26,8 @@ _LOG = logging.getLogger("faml")
 ADDRESS = "127.0.0.1"
 _HOSTS = (ADDRESS, "localhost")
 """Names a browser may have asked for; any other one was pointed here by somebody else."""
+_MOST_THREADS = 64
+"""One reader needs a few; other users of the machine can open connections and say nothing."""
 _HEADERS = {
     "Cache-Control": "no-store",
     # The page restricts itself further; what a page cannot say of itself is said here.
@@ -106,6 +108,13 @@ class WatchServer(ThreadingHTTPServer):
                 self._ticket = None
         return valid
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, as long as there are not far too many."""
+        if threading.active_count() > _MOST_THREADS:
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away in the middle of an answer is no trouble; the rest is logged."""
         _LOG.debug("a request of %s failed", client_address, exc_info=True)
@@ -157,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(
         self, status: HTTPStatus, text: str, kind: str = _PLAIN, location: str = ""
     ) -> None:
-        body = text.encode()
+        body = text.encode("utf-8", "replace")
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)

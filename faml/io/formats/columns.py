@@ -31,6 +31,8 @@ Array = TypeVar("Array", npt.NDArray[np.float64], npt.NDArray[np.int64])
 
 _SAME_NUMBER = 5e-6
 _SAME_ANGLE_DEG = 1e-4
+_LARGEST_WHOLE = 2.0**53
+"""Beyond it neighbouring whole numbers are one and the same float64."""
 
 
 def numeric(
@@ -75,7 +77,7 @@ def whole(
         A value is not a whole number.
     """
     values = numeric(frame, [column], place)[:, 0]
-    bad = np.flatnonzero(values != np.round(values))
+    bad = np.flatnonzero((values != np.round(values)) | (np.abs(values) > _LARGEST_WHOLE))
     if bad.size:
         row = int(bad[0])
         raise InputDataError(

@@ -13,10 +13,10 @@ import pandas as pd
 
 from faml.errors import ConfigurationError, InputDataError, OutputError
 from faml.io.em import write_em
-from faml.io.formats.images import find_particle_files, particle_files
-from faml.io.formats.losses import Written
+from faml.io.formats.images import find_particle_files, named_files, particle_files
 from faml.io.formats.registry import (
     FORMATS,
+    NUMBERED,
     detect_format,
     format_for_name,
     planned_files,
@@ -24,8 +24,21 @@ from faml.io.formats.registry import (
     write_table,
 )
 from faml.io.formats.relion import FLAVOURS
-from faml.io.formats.table import ParticleTable, numbered_tomograms, rescaled, with_voxel_size
-from faml.io.formats.wedge_lists import read_wedge_list, with_wedge_list, write_wedge_list
+from faml.io.formats.sidecar import names_path
+from faml.io.formats.table import (
+    ParticleTable,
+    Wedge,
+    numbered_tomograms,
+    rescaled,
+    tomogram_numbers,
+    with_voxel_size,
+)
+from faml.io.formats.wedge_lists import (
+    check_wedge_list,
+    read_wedge_list,
+    with_wedge_list,
+    write_wedge_list,
+)
 from faml.io.mrc import read_header, read_volume, write_volume
 from faml.io.star_text import read_blocks
 
@@ -107,6 +120,8 @@ def convert(wanted: Conversion) -> Converted:
     OutputError
         The destination exists (without ``force``), is an input, or cannot be written.
     """
+    if wanted.destination.name in {"", ".."}:
+        raise OutputError(f"{wanted.destination}: expected the name of a file to write")
     kind = detect_format(wanted.source)
     if kind == "volume":
         return _convert_volume(wanted)
@@ -129,9 +144,13 @@ def convert(wanted: Conversion) -> Converted:
     sizes = _tomogram_sizes(table, wanted)
     table, sizes, notes = _rescaled(table, sizes, wanted)
     table = _with_box(table, wanted)
-    _refuse_overwriting(wanted, planned_files(wanted.destination, table, target))
+    wedges = _wedges_out(table, wanted, target)
+    _refuse_overwriting(wanted, planned_files(wanted.destination, table, target), table)
     written = write_table(wanted.destination, table, target, sizes, box_poses=wanted.box_poses)
-    written = _with_wedge_list_out(written, table, wanted)
+    if wanted.wedge_list_out is not None:
+        more = write_wedge_list(wanted.wedge_list_out, wedges, table.voxel_size_angstrom)
+        files = (*written.files, wanted.wedge_list_out)
+        written = replace(written, files=files, notes=(*written.notes, *more))
     return Converted(
         source=source,
         target=FORMATS[target],
@@ -186,6 +205,11 @@ def _rescaled(
             "names of particle files and weight volumes are still those of the boxes before "
             "rescaling: put in the new ones (--particles FOLDER)"
         )
+    elif table.weight_images is not None:
+        notes.append(
+            "names of weight volumes are still those of the boxes before rescaling: put in the new "
+            "ones"
+        )
     return table, None if sizes is None else sizes * factor, tuple(notes)
 
 
@@ -205,8 +229,8 @@ def _with_files(table: ParticleTable, wanted: Conversion, target: str) -> Partic
         return replace(table, images=names, notes=(*table.notes, note))
     if wanted.particles is None:
         return table
-    named = [wanted.particles.expanduser() / Path(name).name for name in table.images]
-    missing = [path.name for path in named if not path.is_file()]
+    named = named_files(wanted.particles.expanduser(), table.images)
+    missing = [path.name for path in named if not os.path.isfile(path)]
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputDataError(
@@ -223,7 +247,7 @@ def _with_box(table: ParticleTable, wanted: Conversion) -> ParticleTable:
     here = wanted.source.absolute().parent
     for base in (here, *here.parents, Path.cwd()):
         path = base / table.images[0]
-        if path.is_file() and path.suffix.lower() in {".mrc", ".em"}:
+        if os.path.isfile(path) and path.suffix.lower() in {".mrc", ".em"}:
             edge = read_header(path).shape[0]
             factor = 1.0 if wanted.particles is not None else table.box_factor
             return replace(table, box=round(edge * factor))
@@ -236,7 +260,7 @@ def _tomogram_sizes(table: ParticleTable, wanted: Conversion) -> npt.NDArray[np.
         if wanted.tomogram_size is None:
             return None
         sizes = np.array(wanted.tomogram_size, dtype=np.float64)
-        if not (sizes > 0).all():
+        if not ((sizes > 0) & np.isfinite(sizes)).all():
             raise ConfigurationError("--tomogram-size: expected three sizes above zero in voxels")
         return sizes
     known = _sizes_angstrom(wanted.tomograms)
@@ -276,31 +300,62 @@ def _sizes_angstrom(path: Path) -> dict[str, tuple[float, ...]]:
     )
 
 
-def _refuse_overwriting(wanted: Conversion, files: tuple[Path, ...]) -> None:
-    """Inputs are never written to, other files only with ``force``."""
+def _refuse_overwriting(
+    wanted: Conversion, files: tuple[Path, ...], table: ParticleTable | None = None
+) -> None:
+    """Inputs are never written to, other files only with ``force``, none twice."""
     inputs = [wanted.source, wanted.wedge_list, wanted.tomograms]
-    read = {path.resolve() for path in inputs if path is not None}
-    out = [wanted.wedge_list_out] if wanted.wedge_list_out is not None else []
-    for path in (*files, *out):
-        if path.resolve() in read:
+    if table is not None and table.format in NUMBERED:
+        inputs.append(names_path(wanted.source))
+    read = {os.path.realpath(path) for path in inputs if path is not None}
+    if wanted.wedge_list_out is not None:
+        files = (*files, wanted.wedge_list_out)
+    written: set[str] = set()
+    for path in files:
+        real = os.path.realpath(path)
+        if real in read or (os.path.lexists(path) and _is_image(path, wanted, table)):
             raise OutputError(
                 f"{path}: is an input, which is never written to; choose another name"
             )
-        if path.exists() and not wanted.force:
+        if real in written:
+            raise OutputError(f"{path}: two files of this name are to be written; choose another")
+        if os.path.lexists(path) and not wanted.force:
             raise OutputError(f"{path}: exists already; choose another name or give --force")
+        written.add(real)
 
 
-def _with_wedge_list_out(written: Written, table: ParticleTable, wanted: Conversion) -> Written:
-    path = wanted.wedge_list_out
-    if path is None:
-        return written
+def _is_image(path: Path, wanted: Conversion, table: ParticleTable | None) -> bool:
+    """Whether a file is a particle or weight volume of the table."""
+    names = () if table is None else (*(table.images or ()), *(table.weight_images or ()))
+    here = wanted.source.absolute().parent
+    files = (
+        base / name
+        for name in set(names)
+        if Path(name).name == path.name
+        for base in (here, *here.parents, Path.cwd())
+    )
+    return any(os.path.realpath(file) == os.path.realpath(path) for file in files)
+
+
+def _wedges_out(table: ParticleTable, wanted: Conversion, target: str) -> dict[int, Wedge]:
+    """Wedges for ``--wedge-list-out``, by the numbers that tomograms have in what is written."""
+    if wanted.wedge_list_out is None:
+        return {}
     if table.wedges is None or not all(table.wedges):
         raise ConfigurationError(
             f"--wedge-list-out: the tilts of {table.path} are not all known; leave it out"
         )
-    known = dict(zip(numbered_tomograms(table).tolist(), table.wedges, strict=True))
-    notes = write_wedge_list(path, known, table.voxel_size_angstrom)
-    return replace(written, files=(*written.files, path), notes=(*written.notes, *notes))
+    known: dict[int, Wedge] = {}
+    by_target = target in NUMBERED and table.tomograms is not None
+    numbers = tomogram_numbers(table, target) if by_target else numbered_tomograms(table)
+    for number, wedge in zip(numbers.tolist(), table.wedges, strict=True):
+        if known.setdefault(number, wedge) != wedge:
+            raise ConfigurationError(
+                f"--wedge-list-out: particles of tomogram {number} of {table.path} have different "
+                "tilts, which a list by tomogram cannot hold; leave it out"
+            )
+    check_wedge_list(wanted.wedge_list_out, known)
+    return known
 
 
 def _unreadable(table: ParticleTable, target: str) -> tuple[str, ...]:

@@ -190,7 +190,7 @@ def write_dynamo(path: Path, table: ParticleTable, mapped: frozenset[str]) -> Wr
     frame = with_wedges(frame, table.wedges)
     files = [path]
     if table.tomograms is not None:
-        numbers = tomogram_numbers(table.tomograms, base, "tomo")
+        numbers = tomogram_numbers(table, "dynamo")
         frame = with_numbers(frame, ["tomo"], numbers)
         files += write_names(path, numbers, table.tomograms)
     ordered = [name for name in _COLUMNS if name in frame]
@@ -213,7 +213,7 @@ def write_dynamo(path: Path, table: ParticleTable, mapped: frozenset[str]) -> Wr
 
 def _read_rows(path: Path) -> _Rows:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputDataError(f"{path}: the file does not exist; check the path") from error
     except UnicodeDecodeError as error:

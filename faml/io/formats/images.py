@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from faml.errors import InputDataError
 from faml.io.formats.table import ParticleTable
 
-__all__ = ["find_particle_files", "particle_files"]
+__all__ = ["find_particle_files", "named_files", "particle_files"]
 
 _NAME = re.compile(r"^(?P<stem>.*?)_?(?P<number>\d+)\.(?P<suffix>em|mrc|rec)$", re.IGNORECASE)
 _OTHERS = re.compile(
@@ -59,13 +60,13 @@ def particle_files(table: ParticleTable, folder: str | Path) -> tuple[Path, ...]
     )
 
 
-def find_particle_files(table: ParticleTable) -> tuple[Path, ...] | None:
+def find_particle_files(table: ParticleTable, *, required: bool = False) -> tuple[Path, ...] | None:
     """The particles' files beside the table or in a folder beside it; None if there are none.
 
     Raises
     ------
     InputDataError
-        Several folders hold files with all the numbers.
+        Several folders hold files with all the numbers; or none does, if that is ``required``.
     """
     here = table.path.absolute().parent
     wanted = {int(number) for number in table.numbers}
@@ -77,6 +78,8 @@ def find_particle_files(table: ParticleTable) -> tuple[Path, ...] | None:
         if any(wanted <= set(files) for files in _series(folder).values())
     ]
     if not found:
+        if required:
+            raise _nowhere(table, folders, wanted)
         return None
     if len(found) > 1 and found[0] != here:
         raise InputDataError(
@@ -84,6 +87,52 @@ def find_particle_files(table: ParticleTable) -> tuple[Path, ...] | None:
             f"({', '.join(folder.name for folder in found[:3])}); choose one with --particles"
         )
     return particle_files(table, found[0])
+
+
+def _nowhere(table: ParticleTable, folders: list[Path], wanted: set[int]) -> InputDataError:
+    """What is missing in the folder that comes nearest to having the particles."""
+    have = [
+        (len(wanted & set(files)), folder, name, files)
+        for folder in folders
+        for name, files in _series(folder).items()
+    ]
+    count, folder, name, files = max(
+        have, key=lambda each: each[0], default=(0, table.path.parent, "", {})
+    )
+    if not count:
+        return InputDataError(
+            f"{table.path}: expected the particles' files (particle_000001.mrc or .em) beside the "
+            "table, found none that match its numbers; give --particles FOLDER"
+        )
+    missing = sorted(wanted - set(files))
+    shown = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+    return InputDataError(
+        f"{table.path}: expected files of {len(wanted)} particles, {len(missing)} of them not "
+        f"found as {name} in {folder}: numbers {shown}; complete the folder or give --particles "
+        "FOLDER"
+    )
+
+
+def named_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Files of these names in a folder, with as many of their folders as it takes to differ.
+
+    RELION counts particles anew in the folder of every tomogram. Whether the files are there is not
+    looked at.
+
+    Raises
+    ------
+    InputDataError
+        Different names are the same in the folder.
+    """
+    parts = [[part for part in Path(name).parts if part not in {"/", ".."}] for name in names]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        paths = [folder.joinpath(*each[-depth:]) for each in parts]
+        if len(set(paths)) == len(set(names)):
+            return paths
+    raise InputDataError(
+        f"{folder}: expected particle files of different names, found some that differ only by "
+        "'..'; correct rlnImageName"
+    )
 
 
 def _series(folder: Path) -> dict[str, dict[int, Path]]:

@@ -12,7 +12,7 @@ import pandas as pd
 from faml.io.formats.table import ParticleTable
 from faml.io.star_text import Block
 
-__all__ = ["Written", "base_columns", "listed", "losses"]
+__all__ = ["Written", "base_columns", "listed", "losses", "unread_columns"]
 
 _SHOWN = 12
 _WORDS = {
@@ -27,6 +27,10 @@ _WORDS = {
     "wedges": "missing wedges, which --wedge-list-out FILE writes apart",
     "frames": "the axes of the boxes (poses are those in the tomogram)",
 }
+_SECOND = (
+    ("rlnMaxValueProbDistribution", "rlnAutopickFigureOfMerit"),
+    ("rlnTomoName", "rlnMicrographName"),
+)
 _TOLD = {
     "dynamo": frozenset(
         {"tag", "tomo", "apix", "ftype", "ymintilt", "ymaxtilt", "xmintilt", "xmaxtilt"}
@@ -76,7 +80,7 @@ def losses(
         for name, words in _WORDS.items()
         if name not in held and getattr(table, name) is not None and not _empty(table, name)
     ]
-    told = mapped | _TOLD.get(table.format, frozenset())
+    told = (mapped | _TOLD.get(table.format, frozenset())) - unread_columns(table)
     own = [] if table.format == target else [c for c in table.own if c not in told]
     own = [column for column in own if not _zeros(table.own[column])]
     lost += [listed("columns", own)] if own else []
@@ -95,6 +99,18 @@ def losses(
             if name != table.star.particles_block
         ]
     return tuple(lost)
+
+
+def unread_columns(table: ParticleTable) -> frozenset[str]:
+    """Columns of a table that its fields could stand for and do not.
+
+    Half-sets that are not all first or second, and the second of two columns for one thing.
+    """
+    unread = {name for name in ("rlnRandomSubset", "halfset") if table.halves is None}
+    for first, second in _SECOND:
+        if {first, second} <= set(table.own) and not table.own[first].equals(table.own[second]):
+            unread.add(second)
+    return frozenset(unread)
 
 
 def _block_words(name: str, block: Block) -> str:

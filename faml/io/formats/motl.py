@@ -102,6 +102,8 @@ def write_motl(path: Path, table: ParticleTable, mapped: frozenset[str]) -> Writ
 
     Raises
     ------
+    InputDataError
+        A carried value is no number.
     OutputError
         Numbers that 32-bit values cannot hold, or a file that cannot be written.
     """
@@ -111,7 +113,10 @@ def write_motl(path: Path, table: ParticleTable, mapped: frozenset[str]) -> Writ
         for column in (name for name in _COLUMNS if name in base):
             frame[column] = base[column].to_numpy(dtype=object)
     frame, files = _filled(path, frame, table, base)
-    values = frame.astype(np.float64).to_numpy()
+    # Rows that a STAR file carries may hold anything by now.
+    values = numeric(
+        frame, _COLUMNS, lambda row, column: f"{table.path}, particle {row + 1}, av3_{column}"
+    )
     largest = np.abs(values[:, _COLUMNS.index("number")]).max(initial=0.0)
     if largest > _LARGEST_NUMBER:
         raise OutputError(
@@ -151,5 +156,5 @@ def _filled(
             frame = with_numbers(frame, [column], values)
     if table.tomograms is None:
         return frame, []
-    numbers = tomogram_numbers(table.tomograms, base, "tomogram")
+    numbers = tomogram_numbers(table, "av3")
     return with_numbers(frame, ["tomogram"], numbers), write_names(path, numbers, table.tomograms)

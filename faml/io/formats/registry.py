@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from faml.io.formats.table import ParticleTable, in_tomogram, with_origin
 
 __all__ = [
     "FORMATS",
+    "NUMBERED",
     "columns_of_hub",
     "detect_format",
     "format_for_name",
@@ -39,7 +41,8 @@ FORMATS = {
     "av3": "motive list of AV3, TOM and novaSTA (.em)",
     "stopgap": "STOPGAP motive list (.star)",
 }
-_NUMBERED = ("dynamo", "av3", "stopgap")
+NUMBERED = ("dynamo", "av3", "stopgap")
+"""Formats that know particles and tomograms by number."""
 _BY_SUFFIX = {".star": "relion3.1", ".tbl": "dynamo", ".em": "av3"}
 _MAPPED = {
     "dynamo": dynamo.MAPPED,
@@ -77,6 +80,8 @@ def detect_format(path: str | Path) -> str:
     if path.suffix.lower() == ".em" or is_em(path):
         z, _, x = read_em_header(path).shape
         return _EM_LISTS.get(x, "volume") if z == 1 else "volume"
+    if path.suffix.lower() == ".tbl":
+        return "dynamo"  # whose reader says what is wrong, and where
     found = _of_text(head.decode("utf-8", errors="ignore"))
     if found is None and path.suffix.lower() in {".mrc", ".map", ".rec"}:
         return "volume"
@@ -154,7 +159,7 @@ def planned_files(path: Path, table: ParticleTable, target: str) -> tuple[Path, 
     names = table.tomograms
     named = names is not None and not all(name.isdecimal() for name in names)
     beside = names_path(path)
-    if target in _NUMBERED and (named or (names is not None and beside.exists())):
+    if target in NUMBERED and (named or (names is not None and os.path.lexists(beside))):
         return path, beside
     return (path,)
 
@@ -194,7 +199,7 @@ def write_table(
     if target not in FORMATS:
         raise ConfigurationError(f"unknown format {target!r}; expected one of {', '.join(FORMATS)}")
     mapped = _MAPPED[table.format]
-    if (target in _NUMBERED or target == "warp") and not box_poses:
+    if (target in NUMBERED or target == "warp") and not box_poses:
         table = in_tomogram(table)
     if target in FLAVOURS:
         return write_relion(path, table, target, mapped, tomogram_sizes_voxels)

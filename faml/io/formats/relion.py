@@ -182,15 +182,14 @@ def _coordinates(
     star: RelionStar, size: float | None, series: npt.NDArray[np.float64] | None
 ) -> tuple[npt.NDArray[np.float64] | None, CoordinateOrigin]:
     """Coordinates in voxels of the particles and where they count from."""
-    columns = set(star.particles.columns)
-    if set(CENTRED_COLUMNS) <= columns:
+    if _has(star, CENTRED_COLUMNS):
         if size is None:
             raise InputDataError(
                 f"{star.path}: coordinates are in Angstrom and no pixel size is given; give "
                 "--voxel-size"
             )
         return _vectors(star, CENTRED_COLUMNS) / size, "centre"
-    if not set(COORDINATE_COLUMNS) <= columns:
+    if not _has(star, COORDINATE_COLUMNS):
         return None, "first voxel"
     pixels = _vectors(star, COORDINATE_COLUMNS)
     if series is not None and size is not None:
@@ -199,9 +198,20 @@ def _coordinates(
 
 
 def _frames(star: RelionStar) -> npt.NDArray[np.float64] | None:
-    if not set(SUBTOMOGRAM_COLUMNS) <= set(star.particles.columns):
+    if not _has(star, SUBTOMOGRAM_COLUMNS):
         return None
     return relion_angles_deg_to_matrices(_vectors(star, SUBTOMOGRAM_COLUMNS))
+
+
+def _has(star: RelionStar, names: tuple[str, ...]) -> bool:
+    """Whether the columns are there; refuses some without the others, which would get lost."""
+    missing = [name for name in names if name not in star.particles]
+    if missing and len(missing) < len(names):
+        raise InputDataError(
+            f"{star.path}: column {missing[0]} is missing while others of {', '.join(names)} are "
+            "there; give all or none"
+        )
+    return not missing
 
 
 def _vectors(star: RelionStar, names: tuple[str, ...]) -> npt.NDArray[np.float64]:
@@ -215,7 +225,7 @@ def _texts(frame: pd.DataFrame, column: str) -> tuple[str, ...] | None:
 def _whole(star: RelionStar, column: str) -> npt.NDArray[np.int64] | None:
     if column not in star.particles:
         return None
-    return np.round(numbers(star, star.particles, column)).astype(np.int64)
+    return whole(star.particles, column, _Place(star.path, "", star.particles_block))
 
 
 def _halves(star: RelionStar) -> npt.NDArray[np.int64] | None:
@@ -277,12 +287,12 @@ def _wedges(
 
 
 class _Place:
-    """Names row and column of a carried column."""
+    """Names row and column, where a carried column has its program as a prefix."""
 
     def __init__(self, path: Path, source: str, block: str = "particles") -> None:
-        self._path, self._source, self._block = path, source, block
+        self._path, self._prefix, self._block = path, f"{source}_" if source else "", block
 
     def __call__(self, row: int, column: str) -> str:
         line = line_of_row(self._path, self._block, row)
         where = f"row {row + 1}" if line is None else f"line {line}"
-        return f"{self._path}, {where}, column {self._source}_{column}"
+        return f"{self._path}, {where}, column {self._prefix}{column}"

@@ -15,7 +15,7 @@ import pandas as pd
 from faml.conventions import matrices_to_relion_angles_deg, relion_angles_deg_to_matrices
 from faml.io.formats.columns import with_columns, with_numbers, with_rotations
 from faml.io.formats.dynamo import with_wedges
-from faml.io.formats.losses import Written, listed
+from faml.io.formats.losses import Written, listed, unread_columns
 from faml.io.formats.relion import (
     CENTRED_COLUMNS,
     COORDINATE_COLUMNS,
@@ -93,6 +93,8 @@ def write_relion(
     write_star(path, blocks, version)
     lost = []
     if table.star is not None and table.format != flavour:
+        if "rlnMicrographName" in unread_columns(table):  # rlnTomoName names the tomograms
+            lost.append("columns: rlnMicrographName")
         kept = {*blocks, table.star.particles_block, "optics"}
         gone = [f"data_{name}" for name in table.star.blocks if name not in kept]
         lost += [listed("tables", gone)] if gone else []
@@ -142,6 +144,8 @@ def _particles(table: ParticleTable, flavour: str, mapped: frozenset[str]) -> pd
     frame = pd.DataFrame(index=range(len(table)))
     if table.format in FLAVOURS:
         unwanted = frozenset() if same else MAPPED - _KEPT
+        if table.halves is None:
+            unwanted -= {"rlnRandomSubset"}
         frame = table.own.reset_index(drop=True)
         frame = frame.drop(columns=[name for name in frame if name in unwanted])
     for column, texts in (("rlnImageName", table.images), ("rlnCtfImage", table.weight_images)):

@@ -6,6 +6,7 @@ reads it; beside motive lists it is only for faml.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,13 +27,20 @@ def read_names(table: Path) -> dict[int, str]:
     Raises
     ------
     InputDataError
-        A line that does not begin with a number and a name after it.
+        Not text, a line that does not begin with a number and a name after it, or a number or
+        name twice.
     """
     path = names_path(table)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which also says no where the path cannot be
         return {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputDataError(
+            f"{path}: this table map of {table.name} cannot be read as text; correct or remove it"
+        ) from error
     names: dict[int, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         parts = line.split(maxsplit=1)
         if not parts:
             continue
@@ -41,7 +49,13 @@ def read_names(table: Path) -> dict[int, str]:
                 f"{path}, line {number}: expected the number of a tomogram and its name, found "
                 f"{line.strip()!r}; correct or remove this table map"
             )
-        names[int(parts[0])] = parts[1].strip()
+        index, name = int(parts[0]), parts[1].strip()
+        if names.get(index, name) != name or (name in names.values() and index not in names):
+            raise InputDataError(
+                f"{path}, line {number}: expected one name for each tomogram, found number {index} "
+                f"or name {name!r} again; correct or remove this table map"
+            )
+        names[index] = name
     return names
 
 
@@ -57,7 +71,7 @@ def write_names(table: Path, numbers: Iterable[int], names: Sequence[str]) -> li
     """
     pairs = dict(zip(map(int, numbers), names, strict=True))
     path = names_path(table)
-    if all(name == str(number) for number, name in pairs.items()) and not path.exists():
+    if all(name == str(number) for number, name in pairs.items()) and not os.path.lexists(path):
         return []
     text = "".join(f"{number} {name}\n" for number, name in sorted(pairs.items()))
     write_text_atomic(path, text)

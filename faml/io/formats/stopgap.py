@@ -118,7 +118,7 @@ def write_stopgap(path: Path, table: ParticleTable, mapped: frozenset[str]) -> W
         frame = with_columns(frame, ["halfset"], [["AB"[half - 1] for half in table.halves]])
     files: list[Path] = []
     if table.tomograms is not None:
-        numbers = tomogram_numbers(table.tomograms, base, "tomo_num")
+        numbers = tomogram_numbers(table, "stopgap")
         frame = with_numbers(frame, ["tomo_num"], numbers)
         files = write_names(path, numbers, table.tomograms)
     write_star(path, {BLOCK: frame}, _VERSION)

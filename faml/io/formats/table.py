@@ -13,7 +13,6 @@ Conventions of the hub
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -148,7 +147,7 @@ def with_voxel_size(table: ParticleTable, voxel_size_angstrom: float) -> Particl
     ConfigurationError
         Not above zero.
     """
-    if not voxel_size_angstrom > 0:
+    if not 0 < voxel_size_angstrom < np.inf:
         raise ConfigurationError(
             f"expected a voxel size above zero in Angstrom, found {voxel_size_angstrom:g}"
         )
@@ -253,16 +252,20 @@ def checked_wedge(wedge: Wedge, where: str) -> Wedge:
     return wedge
 
 
-def tomogram_numbers(
-    names: Sequence[str], known: pd.DataFrame | None = None, column: str = ""
-) -> npt.NDArray[np.int64]:
-    """Numbers for formats that have no names, (N,) int64.
+def tomogram_numbers(table: ParticleTable, target: str) -> npt.NDArray[np.int64]:
+    """Numbers of a table's tomograms in a format that has no names, (N,) int64.
 
-    Numbers that a table has or had in ``column`` stay. Names that are numbers keep them; else
-    tomograms are counted from 1 in alphabetical order.
+    Numbers that the target's own columns, the table or those it carries have stay, if they are
+    one for each name. Names that are numbers keep them; else tomograms are counted from 1 in
+    alphabetical order.
     """
-    if known is not None and column in known:
-        values = pd.to_numeric(known[column], errors="coerce").to_numpy(dtype=np.float64)
+    names = table.tomograms or ("0",) * len(table)
+    frames = {**table.foreign, table.format: table.own}
+    for source in sorted(frames, key=lambda source: (source != target, source != table.format)):
+        column = _TOMOGRAM_COLUMNS.get(source)
+        if column is None or column not in frames[source]:
+            continue
+        values = pd.to_numeric(frames[source][column], errors="coerce").to_numpy(dtype=np.float64)
         pairs = set(zip(values, names, strict=True))
         if np.isfinite(values).all() and len(pairs) == len(set(names)) == len(set(values)):
             return values.astype(np.int64)

@@ -5,7 +5,7 @@ Three kinds are read, told apart by content:
 - EM files of three rows: number of the tomogram, smallest and largest tilt (AV3, novaSTA);
 - STOPGAP's STAR files with a table ``stopgap_wedgelist``: one row per tilt (``tomo_num``,
   ``tilt_angle``), of which smallest and largest are used;
-- text with the three numbers of the EM file in each line.
+- text with the three numbers of the EM file in each line; what follows ``#`` is skipped.
 
 Tilts are about y; an image tilted by a lies along ``(cos a, 0, sin a)`` in Fourier space, in AV3's
 and STOPGAP's masks as in `faml.conventions`.
@@ -13,6 +13,7 @@ and STOPGAP's masks as in `faml.conventions`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from faml.io.star_text import line_of_row, read_blocks, write_star
 __all__ = [
     "BLOCK",
     "LIST_ROWS",
+    "check_wedge_list",
     "read_wedge_list",
     "with_wedge_list",
     "write_wedge_list",
@@ -57,18 +59,20 @@ def read_wedge_list(path: str | Path) -> dict[int, Wedge]:
         listed twice with different ranges, naming the place.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputDataError(f"{path}: the wedge list does not exist; check the path")
     if is_em(path):
         return _from_em(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputDataError(
             f"{path}: expected a wedge list (EM file of {LIST_ROWS} rows, STOPGAP's STAR file, or "
             "text), found none of them"
         ) from error
-    if text.lstrip().startswith(("data_", "#")) or "\ndata_" in text:
+    if text.startswith("data_") or "\ndata_" in text:
         return _from_star(path)
     return _from_text(path, text)
 
@@ -96,6 +100,22 @@ def with_wedge_list(table: ParticleTable, wedges: Mapping[int, Wedge], path: Pat
     return replace(table, wedges=tuple(wedges[int(number)] for number in numbers))
 
 
+def check_wedge_list(path: Path, wedges: Mapping[int, Wedge]) -> None:
+    """Refuse wedges that a list cannot hold, before anything is written.
+
+    Raises
+    ------
+    OutputError
+        A wedge is not one range about y.
+    """
+    for number, wedge in sorted(wedges.items()):
+        if len(wedge) != 1 or wedge[0].axis != "y":
+            raise OutputError(
+                f"{path}: expected one tilt range about y for tomogram {number}, which is all a "
+                f"wedge list can hold, found {len(wedge)} ranges; leave out --wedge-list-out"
+            )
+
+
 def write_wedge_list(
     path: Path, wedges: Mapping[int, Wedge], voxel_size_angstrom: float | None = None
 ) -> tuple[str, ...]:
@@ -108,14 +128,11 @@ def write_wedge_list(
     OutputError
         A wedge is not one range about y, or the file cannot be written.
     """
-    rows = []
-    for number, wedge in sorted(wedges.items()):
-        if len(wedge) != 1 or wedge[0].axis != "y":
-            raise OutputError(
-                f"{path}: expected one tilt range about y for tomogram {number}, which is all a "
-                f"wedge list can hold, found {len(wedge)} ranges; leave out --wedge-list-out"
-            )
-        rows.append((float(number), wedge[0].low_deg, wedge[0].high_deg))
+    check_wedge_list(path, wedges)
+    rows = [
+        (float(number), wedge[0].low_deg, wedge[0].high_deg)
+        for number, wedge in sorted(wedges.items())
+    ]
     values = np.array(rows, dtype=np.float64)
     if path.suffix.lower() != ".star":
         write_em(path, values[None])
@@ -153,7 +170,7 @@ def _from_em(path: Path) -> dict[int, Wedge]:
 def _from_text(path: Path, text: str) -> dict[int, Wedge]:
     rows, places = [], []
     for number, line in enumerate(text.splitlines(), 1):
-        parts = line.split()
+        parts = line.split("#")[0].split()
         if not parts:
             continue
         place = f"{path}, line {number}"

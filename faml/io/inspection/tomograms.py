@@ -11,11 +11,22 @@ import numpy.typing as npt
 from faml.io.dataset import Dataset
 from faml.io.grey_values import judge_contrast
 from faml.io.inspection.measured_wedge import MeasuredWedge, PowerSpectrum, WedgeGauge, sample_size
+from faml.io.inspection.wedge_check import wedge_warnings
 
-__all__ = ["Tomogram", "WedgeSurvey", "describe_tomograms", "survey_wedges", "tomogram_names"]
+__all__ = [
+    "Tomogram",
+    "WedgeSurvey",
+    "describe_tomograms",
+    "survey_wedges",
+    "tomogram_names",
+    "tomogram_wedge_warnings",
+]
 
 _LARGEST_BOX = 160
 """Of larger ones the spectrum of each tomogram would take too much memory."""
+_FEWEST = 4
+"""Particles of a tomogram in the sample, below which its wedge is not held against the weights."""
+_MOST_COMPARED = 100
 _NAMES = ("rlnTomoName", "rlnMicrographName")
 
 
@@ -126,6 +137,36 @@ def describe_tomograms(
             )
         )
     return tuple(rows)
+
+
+def tomogram_wedge_warnings(
+    dataset: Dataset, survey: WedgeSurvey, gauge: WedgeGauge
+) -> tuple[str, ...]:
+    """Tomograms whose particles show another wedge than their weights: one sentence, or none.
+
+    In the mean over tomograms, wedges that were given to the wrong ones cancel.
+    """
+    particles = dataset.particles
+    declared: dict[int, MeasuredWedge] = {}
+    wrong = []
+    numbered = list(zip(tomogram_names(dataset), survey.tomograms, strict=False))
+    for number, (name, measured) in enumerate(numbered[:_MOST_COMPARED]):
+        if measured is None or measured.particles < _FEWEST:
+            continue
+        members = particles.tomograms == number
+        which = int(np.bincount(particles.weight_index[members]).argmax())
+        if which not in declared:
+            declared[which] = gauge.of_weight(particles.weight(which))
+        found = wedge_warnings(measured, declared[which], dataset.weight_source)
+        wrong += [(name, words) for words in found]
+    if not wrong:
+        return ()
+    name, words = wrong[0]
+    return (
+        f"the missing wedges of {len(wrong)} of {len(numbered)} tomograms do not look like what "
+        f"was declared for them, the first is {name}: {words.split(';')[0]}; check which tilts "
+        "belong to which tomogram (--wedge-list gives each its own)",
+    )
 
 
 def _labels(dataset: Dataset) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def locate(name: str, beside: Path, column: str) -> Path:
     directory = beside.absolute().parent
     for base in (directory, *directory.parents, Path.cwd()):
         candidate = base / name
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # no, too, if its name is too long
             return candidate
     raise InputDataError(
         f"{beside}: {column} names {name}, which is not found relative to this file's directory, "
