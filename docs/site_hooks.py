@@ -66,10 +66,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Pictures beside the repository's ``docs`` lie within the site."""
+    """What lies beside the repository's ``docs`` lies within the site."""
+    markdown = with_site_links(markdown, page.file.src_uri)
     if page.file.src_uri == "results.md":
         return markdown.replace("](../experiments/", "](experiments/")
     return markdown.replace("<!-- text of faml/conventions.py -->", conventions_list())
+
+
+def with_site_links(markdown: str, page: str) -> str:
+    """Links to files of the repository, as those who read files follow them, lead to pages."""
+    up = "../" * page.count("/")
+    pages = {source: target for target, source in _COPIED.items()}
+    for source, target in (pages | {"faml/conventions.py": "api/faml.md"}).items():
+        markdown = markdown.replace(f"]({up}../{source}", f"]({up}{target}")
+    return markdown
 
 
 def conventions_list() -> str:

@@ -49,3 +49,20 @@ def finished_run(tmp_path_factory):
     from report_runs import finished_run as make
 
     return make(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Run a command in this process: exit code, standard output, standard error."""
+    from faml.cli.app import main
+
+    monkeypatch.delenv("FAML_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return call

@@ -15,7 +15,6 @@ from runs import OPTIONS, write_folder
 
 import faml
 from faml.cli import demo as demo_module
-from faml.cli.app import main
 from faml.cli.display import RunDisplay
 from faml.cli.run import merged_settings
 from faml.em.loop import EmRun
@@ -38,21 +37,6 @@ iterations = 2
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("particles"), count=6)
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    """Run a command in this process: exit code, standard output, standard error."""
-    monkeypatch.delenv("FAML_DEBUG", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 @pytest.fixture

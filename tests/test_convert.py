@@ -12,7 +12,6 @@ from phantoms import blobs
 from scipy.spatial.transform import Rotation
 
 import faml
-from faml.cli.app import main
 from faml.config import DataConfig, build_config
 from faml.conventions import rotation_angle_deg
 from faml.errors import ConfigurationError, InputDataError, OutputError
@@ -59,19 +58,6 @@ def data(tmp_path):
     )
     write_table(tmp_path / "t.tbl", table, "dynamo")
     return tmp_path
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 def config(*inputs, **settings):
@@ -461,7 +447,9 @@ def test_outputs_that_would_be_inputs_or_each_other(data):
         convert(Conversion(data / "t.tbl", data / "a.em", wedge_list_out=data / "a.em"))
     (data / "t.doc").write_text("1 B\n2 A\n")
     with pytest.raises(OutputError, match=r"t\.doc: is an input"):
-        convert(Conversion(data / "t.tbl", data / "t.em", force=True))
+        convert(
+            Conversion(data / "t.tbl", data / "t.em", wedge_list_out=data / "t.doc", force=True)
+        )
     particle = data / "particles" / "particle_000001.em"
     star = convert(Conversion(data / "t.tbl", data / "t.star")).files[0]
     with pytest.raises(OutputError, match="is an input"):

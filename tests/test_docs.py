@@ -195,6 +195,45 @@ def test_the_packaged_model_has_a_name(tmp_path, monkeypatch, capsys):
     assert "groel" in capsys.readouterr().err
 
 
+def test_the_hint_after_simulation_is_a_whole_command(tmp_path, capsys):
+    """Its diameter holds GroEL, which is some 150 Angstrom wide along its diagonal."""
+    out = tmp_path / "a folder"
+    command = ["simulate", "groel", "--box", "16", "--voxel-size", "15", "--count", "1", "--dark"]
+    with pytest.raises(SystemExit):
+        main([*command, "-o", str(out)])
+    hint = capsys.readouterr().out.partition("next: faml ")[2]
+    words = shlex.split(hint)
+    accept(words)
+    assert words[1] == str(out / "particles.star")
+    assert 150 <= float(words[words.index("--particle-diameter") + 1]) <= 200
+    assert words[-1] == "--invert"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_or_generated_pages(path, hooks):
+    """Those of the README and of the first page to files alone, but where they say otherwise."""
+    generated = {"cli.md", *hooks.api_pages()}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", line):
+            if "://" in target:
+                continue
+            found = (path.parent / target).resolve()
+            page = os.path.relpath(found, ROOT / "docs")
+            if page in generated:
+                assert "site only" in line, f"{path.name}: {target}"
+            else:
+                assert found.exists(), f"{path.name}: {target}"
+
+
+def test_links_to_files_lead_to_pages_of_the_site(hooks):
+    text = "[a](../ARCHITECTURE.md#b) [c](../bench/results.md) [d](../faml/conventions.py)"
+    pages = "[a](architecture.md#b) [c](bench.md) [d](api/faml.md)"
+    assert hooks.with_site_links(text, "index.md") == pages
+    assert hooks.with_site_links(text.replace("../", "../../"), "howto/x.md") == pages.replace(
+        "](", "](../"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_examples_run(path, tmp_path):

@@ -189,6 +189,16 @@ def test_handlers_that_python_did_not_make_stay(monkeypatch):
             assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_look_at_the_lock_is_waited_for(tmp_path):
+    with only_one(tmp_path):
+        pass
+    with (tmp_path / LOCK_NAME).open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with only_one(tmp_path):
+            pass
+
+
 def test_file_systems_that_cannot_lock_are_worked_on(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")

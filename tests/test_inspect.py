@@ -13,7 +13,6 @@ from phantoms import blobs
 from scipy.spatial.transform import Rotation
 
 import faml
-from faml.cli.app import main
 from faml.config import DataConfig, build_config
 from faml.errors import ConfigurationError, InputDataError
 from faml.io.dataset import open_particles, survey_particles
@@ -343,19 +342,6 @@ def test_no_signal_is_promised_in_noise(tmp_path):
 
 
 # ---- the command
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 def test_json(cli, table):

@@ -21,7 +21,6 @@ from report_runs import HOSTILE, TOMOGRAMS, checkpoint, state
 from runs import settings, write_folder
 
 import faml
-from faml.cli.app import main
 from faml.errors import CheckpointError, InputDataError, OutputError
 from faml.io.checkpoint import FORMAT, read_run
 from faml.io.history import read_history
@@ -31,7 +30,7 @@ from faml.metrics.fsc import resolution_at
 from faml.metrics.orientations import fourier_coverage
 from faml.particles import ParticleSet, wedge_weight
 from faml.report.class_figures import tomograms_figure
-from faml.report.figures import fsc_figure, posterior_figures
+from faml.report.figures import convergence_figures, fsc_figure, posterior_figures
 from faml.report.log_file import read_run_log
 from faml.report.page import render_page, report_figures, write_report
 from faml.report.run_data import FscCurves, load_run_data
@@ -421,8 +420,12 @@ def test_a_repeated_warning_stands_once(tmp_path):
 
 def test_the_page_says_what_was_found(html, data):
     text = Page(html).text
-    best = min(data.resolution_angstrom(k) for k in range(2))
-    assert f"The run finished: 12 particles, 2 classes. The best map reaches {best:.1f} Å" in text
+    largest = int(np.argmax(data.class_counts))
+    reached = data.resolution_angstrom(largest)
+    assert (
+        f"The run finished: 12 particles, 2 classes. The map of class {largest + 1}, the largest, "
+        f"reaches {reached:.1f} Å" in text
+    )
     for k, count in enumerate(data.class_counts):
         assert f"{count} particle" in text
         assert f"class_{k + 1:03d}.mrc" in text
@@ -524,12 +527,12 @@ def test_the_start_alone_is_enough(tmp_path):
     assert "There is nothing but the start" in text
 
 
-def _with_halves(directory, curves, **settings):
+def _with_halves(directory, curves, iterations=1, **settings):
     """A checkpoint of half-sets, whose FSC is made up if it is there."""
-    directory = checkpoint(directory, iterations=1, em={"half_sets": True}, **settings)
+    directory = checkpoint(directory, iterations=iterations, em={"half_sets": True}, **settings)
     if curves is not None:
         with h5py.File(directory / "run.h5", "a") as file:
-            file["iterations/000001/fsc"] = np.array(curves)
+            file[f"iterations/{iterations:06d}/fsc"] = np.array(curves)
     return load_run_data(directory)
 
 
@@ -553,12 +556,79 @@ def test_halves_that_agree_throughout_fall_nowhere(tmp_path):
     assert "its two halves agree throughout" in summarise(final).sentence
 
 
-def test_an_empty_class_is_not_the_best(tmp_path):
+def _resolution(found):
+    (fact,) = (each for each in summarise(found).facts if each.name.startswith("resolution"))
+    return fact
+
+
+def test_the_resolution_is_that_of_the_largest_class(tmp_path):
+    """A class of a few particles may reach anything, an empty one has kept a map."""
     curves = [[1.0] * 6, [1.0, 0.9, 0.0, 0.0, 0.0, 0.0]]
-    found = _with_halves(tmp_path / "run", curves, classes=2, count=9, empty=(0,))
-    best = f"{found.resolution_angstrom(1):.1f} Å"
-    assert f"agree to {best} at best" in summarise(found).sentence
-    assert best in [fact.value for fact in summarise(found).facts]
+    empty = _with_halves(tmp_path / "run", curves, iterations=4, classes=2, count=9, empty=(0,))
+    few = replace(empty, particles=replace(empty.particles, classes=np.array([0] * 2 + [1] * 7)))
+    for found in (empty, few):
+        reached = f"{found.resolution_angstrom(1):.1f} Å"
+        assert f"halves of class 2, the largest, agree to {reached}" in summarise(found).sentence
+        assert _resolution(found).value == reached
+        assert _resolution(found).note.startswith("class 2, the largest; half-sets")
+    many = replace(empty, particles=replace(empty.particles, classes=np.array([0] * 7 + [1] * 2)))
+    assert _resolution(many).value == f"{many.resolution_angstrom(0):.1f} Å"
+
+
+@pytest.mark.parametrize(
+    ("iterations", "start", "name", "value"),
+    [(2, "random", "resolution", "not yet"), (3, "random", "resolution so far", "34.3 Å"),
+     (1, "poses", "resolution so far", "34.3 Å")],
+)  # fmt: skip
+def test_first_iterations_from_nothing_have_no_large_resolution(
+    tmp_path, iterations, start, name, value
+):
+    curve = [[1.0, 0.9, 0.643, 0.2425, 0.0435, 0.0]]  # 0.143 at shell 3.5 of 120 Angstrom
+    found = _with_halves(tmp_path / "run", curve, iterations=iterations, classes=1, count=4)
+    config = found.config.model_copy(
+        update={"em": found.config.em.model_copy(update={"start": start})}
+    )
+    fact = _resolution(replace(found, config=config))
+    assert (fact.name, fact.value) == (name, value)
+    final = replace(found, config=config, fsc=(FscCurves(*[found.state.fsc[0]] * 4),))
+    assert (_resolution(final).name, _resolution(final).value) == ("resolution", "34.3 Å")
+
+
+def test_what_is_used_for_alignment_is_called_no_resolution(tmp_path):
+    without = load_run_data(checkpoint(tmp_path / "run", classes=1, count=4))
+    titles = {each.name: each.title for each in convergence_figures(without)}
+    assert titles["convergence_resolution"] == "Aligned to"
+    assert "no resolution of the map" in Page(render_page(without)).text
+    curve = [[1.0, 0.9, 0.8, 0.0, 0.0, 0.0]]
+    halves = _with_halves(tmp_path / "halves", curve, classes=1, count=4)
+    assert halves.history[-1].fsc is not None
+    titles = {each.name: each.title for each in convergence_figures(halves)}
+    assert titles["convergence_resolution"] == "Resolution"
+    assert "no resolution of the map" not in Page(render_page(halves)).text
+
+
+@pytest.mark.parametrize("classes", [2, 8, 40])
+def test_legends_hide_nothing(tmp_path, classes):
+    curves = [[1.0, 0.9, 0.8, 0.0, 0.0, 0.0]] * classes
+    found = _with_halves(tmp_path / "run", curves, classes=classes, count=60)
+    odd = found.particles.outliers.copy()
+    odd[0] = True
+    found = replace(found, particles=replace(found.particles, outliers=odd))
+    seen = set()
+    for drawn in (*convergence_figures(found), *posterior_figures(found)):
+        (axes,) = drawn.figure.axes
+        legend = axes.get_legend()
+        if legend is None:
+            continue
+        seen.add(drawn.name)
+        drawn.figure.canvas.draw()
+        placed = legend.get_window_extent()
+        assert axes.get_position().height > 0.4, drawn.name
+        assert placed.y0 >= axes.get_window_extent().y1, drawn.name
+        assert placed.y1 <= drawn.figure.bbox.y1 + 1, drawn.name
+        assert placed.x0 >= -1, drawn.name
+        assert placed.x1 <= drawn.figure.bbox.x1 + 1, drawn.name
+    assert {"convergence_resolution", "convergence_occupancy", "evidence"} <= seen
 
 
 def test_many_outliers_are_no_large_page(tmp_path):
@@ -574,6 +644,9 @@ def test_a_live_page_asks_for_the_version(small, html):
     live = Page(render_page(load_run_data(small), refresh_seconds=2.5))
     assert (live.payload["refresh"], live.payload["version"]) == (2.5, "1")
     assert "connect-src 'self'" in live.policy
+    assert "faml watch" not in live.text  # the reader does
+    assert "faml resume" in live.text
+    assert "faml watch" in Page(render_page(load_run_data(small))).text
     assert Page(html).payload["refresh"] is None
 
 
@@ -676,19 +749,6 @@ def test_names_that_no_font_can_draw():
     assert printable("TS_01") == "TS_01"
     assert printable("a\nb\u4e2d") == "a?b?"
     assert printable("x" * 40 + "end") == "x" * 10 + "..." + "x" * 7 + "end"
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 def test_the_command_says_where_the_report_is(cli, small, tmp_path):

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 
+import h5py
+import numpy as np
 import pytest
 from report_runs import checkpoint, state
 from rich.console import Console
@@ -24,9 +26,10 @@ from faml.config import build_config
 from faml.errors import CheckpointError, ConfigurationError
 from faml.io.checkpoint import HDF5Checkpoint, read_run
 from faml.io.history import read_history
+from faml.io.lock import only_one
 from faml.report.run_data import load_run_data
 from faml.watch.dashboard import dashboard, follow, iteration_line, sparkline
-from faml.watch.live import WAITING, LivePage, RunWatcher
+from faml.watch.live import WAITING, LivePage, RunWatcher, nothing_yet
 from faml.watch.server import WatchServer
 
 CLASSES, COUNT, BOX = 2, 9, 12
@@ -412,8 +415,6 @@ def test_dashboard_shows_the_numbers_of_the_checkpoint(run):
 
 
 def test_dashboard_tells_the_last_warning_and_halves(run, monkeypatch):
-    import numpy as np
-
     run.begin()
     good, bad = np.ones(6), np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     from dataclasses import replace
@@ -430,6 +431,60 @@ def test_dashboard_tells_the_last_warning_and_halves(run, monkeypatch):
     first = re.search(r"class 1 .*halves agree to ([\d.]+) Angstrom", text)
     assert 30.0 < float(first[1]) <= 60.0  # between shells 2 and 3 of 120 Angstrom
     assert printed(dashboard(load_run_data(run.directory), problem="too [red] late"))
+
+
+@pytest.mark.parametrize("classes", [2, 4, 7])
+def test_dashboard_fits_a_terminal_of_80_columns(tmp_path, classes):
+    directory = checkpoint(
+        tmp_path / "run", classes=classes, count=40, em={"half_sets": True}, box=12
+    )
+    with h5py.File(directory / "run.h5", "a") as file:
+        file["iterations/000003/fsc"] = np.ones((classes, 6))
+        file["iterations/000003"].attrs["log_likelihood"] = -1414614.3
+    data = load_run_data(directory)
+    assert data.history[-1].log_likelihood == -1414614.3
+    text = printed(dashboard(data), width=80)
+    assert "…" not in text
+    for word in ("iteration", "likelihood", "aligned to", "occupancy", "effective", "turned",
+                 "moved", "halves", "-1414614.3"):  # fmt: skip
+        assert word in text
+
+
+def test_dashboard_knows_whether_a_process_is_at_work(run):
+    run.begin()
+    data = load_run_data(run.directory)
+    assert "running, or stopped without notice" in printed(dashboard(data))
+    with only_one(run.directory):
+        assert re.search(r"^state +running *$", printed(dashboard(data)), re.M)
+    assert "stopped without notice; faml resume continues" in printed(dashboard(data))
+    with only_one(run.directory):  # looking has left no lock
+        pass
+
+
+def test_what_is_waited_for(tmp_path):
+    directory = tmp_path / "run"
+    assert nothing_yet(directory) == f"{directory}: not there yet; waiting for the run"
+    directory.mkdir()
+    assert nothing_yet(directory) == f"no run in {directory} yet; waiting"
+    (directory / "run.log").write_text(LOG)
+    assert nothing_yet(directory) == f"{directory}: no complete iteration yet; waiting"
+
+
+def test_page_and_pipe_say_that_there_is_no_run(tmp_path, monkeypatch, capsys):
+    def end(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WatchServer, "serve_forever", end)
+    with pytest.raises(SystemExit) as caught:
+        main(["watch", str(tmp_path), "--no-browser"])
+    assert caught.value.code == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"no run in {tmp_path} yet; waiting"
+    assert second.startswith("http://127.0.0.1:")
+    out = Piped()
+    with pytest.raises(KeyboardInterrupt):
+        follow(RunWatcher(tmp_path), Console(file=out), interval_seconds=1, pause=end)
+    assert out.getvalue().startswith(f"no run in {tmp_path} yet; waiting")
 
 
 def test_sparkline_spans_its_values():
@@ -498,13 +553,13 @@ def test_terminal_is_drawn_anew_with_each_iteration(run):
     with pytest.raises(KeyboardInterrupt):
         follow(RunWatcher(run.directory), console, interval_seconds=1, pause=pause)
     text = out.getvalue()
-    assert "no complete iteration yet" in text
+    assert "not there yet; waiting" in text
     assert "0 of at most 40" in text
     assert "1 of at most 40" in text
 
 
 def test_once_shows_and_ends(run, capsys):
-    with pytest.raises(CheckpointError, match="no complete iteration"):
+    with pytest.raises(CheckpointError, match=r"expected a run with run\.h5, found none; give the"):
         follow(RunWatcher(run.directory), Console(), interval_seconds=1, once=True)
     with pytest.raises(SystemExit) as caught:
         main(["watch", str(run.directory), "--tui", "--once"])
@@ -591,4 +646,9 @@ def test_browser_reloads_with_a_new_iteration(server, run):
             inside, inside + "version",
         }  # fmt: skip
         assert told == []
+        colour = "getComputedStyle(document.getElementById('live'), '::before').backgroundColor"
+        live = page.evaluate(colour)
+        page.route("**/version", lambda route: route.abort())
+        page.get_by_text("no connection to faml watch").wait_for()
+        assert page.evaluate(colour) != live
         browser.close()

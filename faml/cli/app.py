@@ -234,6 +234,12 @@ def _wrong_usage(error: Any) -> int:
     message = error.format_message()
     if not message:
         return 2
+    parameter = getattr(error, "param", None)
+    if parameter is not None and parameter.nargs > 1:  # an option behind it was taken as a value
+        message = (
+            f"{parameter.opts[0]}: expected {parameter.nargs} numbers, {parameter.metavar}; "
+            f"{message}"
+        )
     context = error.ctx
     where = context.command_path if context is not None else "faml"
     return _failed(f"{message.rstrip('.')}; see {where} --help", 2)

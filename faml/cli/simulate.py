@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from faml.cli.options import Quiet
 __all__ = ["simulate"]
 
 _PACKAGED = Path("groel")
+_ROUNDED_TO_ANGSTROM = 10.0
 
 
 def simulate(
@@ -125,7 +128,19 @@ def simulate(
     star = output / "particles.star"
     if not quiet:
         Console(highlight=False).print(
-            f"{len(simulated.labels)} particles: {star}\nnext: faml run {star} -o run"
+            f"{len(simulated.labels)} particles: {star}\nnext: faml run {shlex.quote(str(star))} "
+            f"-o run --particle-diameter {_diameter_angstrom(output, voxel_size):.0f}"
             + (" --invert" if dark else ""),
             soft_wrap=True,
         )
+
+
+def _diameter_angstrom(output: Path, voxel_size_angstrom: float) -> float:
+    """Of the largest of the structures, rounded up to what one would type."""
+    from faml.io.mrc import read_volume
+    from faml.simulate.specimen import extent_voxels
+
+    paths = sorted((output / "truth").glob("class_*.mrc"))
+    radius = max(extent_voxels(read_volume(path).values) for path in paths)
+    exact = 2.0 * radius * voxel_size_angstrom
+    return _ROUNDED_TO_ANGSTROM * math.ceil(exact / _ROUNDED_TO_ANGSTROM)

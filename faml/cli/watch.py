@@ -78,18 +78,15 @@ def _page(directory: Path, port: int, interval: float, *, browser: bool) -> None
     from rich.console import Console
 
     from faml.interrupts import ended_like_ctrl_c
-    from faml.watch.live import LivePage
+    from faml.watch.live import LivePage, RunWatcher, nothing_yet
     from faml.watch.server import ADDRESS, WatchServer
 
     console = Console(highlight=False)
     with WatchServer(LivePage(directory, interval), port) as server:
         try:
             with ended_like_ctrl_c():
-                if not directory.exists():
-                    console.print(
-                        f"{directory}: not there yet; waiting for the run", markup=False,
-                        soft_wrap=True,
-                    )  # fmt: skip
+                if not RunWatcher(directory).begun:
+                    console.print(nothing_yet(directory), markup=False, soft_wrap=True)
                 console.print(
                     f"{server.url}\nfrom another machine: ssh -L {server.port}:{ADDRESS}:"
                     f"{server.port} THIS-MACHINE, then the same address there; Ctrl-C ends",

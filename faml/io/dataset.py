@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from faml.config import DataConfig
 from faml.errors import ConfigurationError, InputDataError
+from faml.io.formats.relion import SUBTOMOGRAM_COLUMNS
 from faml.io.grey_values import (
     DEFAULT_RADIUS,
     GreyValues,
@@ -28,6 +29,7 @@ from faml.io.particle_source import list_source
 from faml.io.particle_weights import WeightSource, check_tilt_range, open_weights
 from faml.io.star import (
     RelionStar,
+    numbers,
     star_pixel_size,
     star_poses,
 )
@@ -161,6 +163,7 @@ def _open(config: DataConfig, seed: int, *, weights_required: bool) -> Dataset:
     normalisation, grey_warnings = decide_normalisation(
         grey, config.normalise, weights.power, invert=config.invert, names=source.names
     )
+    poses, pose_warnings = _poses(source.star, rows, voxel_size)
     contrast = contrast_warning(grey, invert=config.invert)
     particles = ParticleSet(
         names=source.names,
@@ -171,7 +174,7 @@ def _open(config: DataConfig, seed: int, *, weights_required: bool) -> Dataset:
         weight_index=weights.index,
         offset=normalisation.offset,
         scale=normalisation.scale,
-        poses=_poses(source.star, rows, voxel_size),
+        poses=poses,
         source_index=np.arange(len(rows), dtype=np.int64),
         tomograms=_tomograms(source.star, rows),
     )
@@ -194,6 +197,7 @@ def _open(config: DataConfig, seed: int, *, weights_required: bool) -> Dataset:
             *voxel_warnings,
             *_extent_warnings(config, box, voxel_size),
             *weights.warnings,
+            *pose_warnings,
             *grey_warnings,
             *([contrast] if contrast else []),
         ),
@@ -313,12 +317,36 @@ def _extent_warnings(config: DataConfig, box: int, voxel_size_angstrom: float) -
 
 def _poses(
     star: RelionStar | None, rows: npt.NDArray[np.int64], voxel_size_angstrom: float
-) -> ParticlePoses | None:
+) -> tuple[ParticlePoses | None, tuple[str, ...]]:
+    """Poses of the boxes, and a warning where they say nothing."""
     if star is None:
-        return None
+        return None, ()
     # The origins were written with the file's own pixel size, even where it is overridden.
     poses = star_poses(star, star_pixel_size(star) or voxel_size_angstrom)
-    return poses and ParticlePoses(poses.rotations[rows], poses.translations[rows])
+    if poses is None:
+        return None, ()
+    if _say_nothing(star, poses):
+        return None, (
+            f"{star.path}: all angles and shifts are 0, which is no pose: the particles are taken "
+            "as without poses (of boxes that are aligned already, --start average is the mean)",
+        )
+    return ParticlePoses(poses.rotations[rows], poses.translations[rows]), ()
+
+
+def _say_nothing(star: RelionStar, poses: ParticlePoses) -> bool:
+    """Whether all poses are zero, as programs write that know none.
+
+    Boxes with rlnTomoSubtomogram angles are turned by their poses already: zero is one.
+    """
+    turned = any(
+        numbers(star, star.particles, column).any()
+        for column in SUBTOMOGRAM_COLUMNS
+        if column in star.particles
+    )
+    zero = not poses.translations.any() and np.array_equal(
+        poses.rotations, np.broadcast_to(np.eye(3), poses.rotations.shape)
+    )
+    return len(poses.rotations) > 1 and zero and not turned
 
 
 def _header_warnings(headers: Sequence[MrcHeader]) -> list[str]:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from faml.errors import ConfigurationError, InputDataError
 from faml.io.em import is_em, read_em_header
-from faml.io.formats import detect_format
+from faml.io.formats import detect_format, read_table
 
 __all__ = ["InputFiles", "resolve_inputs"]
 
+_VOLUME_SUFFIXES = {".mrc", ".map", ".rec", ".em"}
+_HEAD_BYTES = 1024
 _SUSPICIOUS = re.compile(r"(wedge|weight|ctf|mask|reference|average)", re.IGNORECASE)
 
 
@@ -49,7 +51,8 @@ def resolve_inputs(inputs: Sequence[str]) -> InputFiles:
     ConfigurationError
         No input, or a table mixed with other inputs.
     InputDataError
-        Nothing there, or a file given twice.
+        Nothing there, a file given twice or of unknown kind, or a folder with a table of more
+        particles than it holds.
     """
     if not inputs:
         raise ConfigurationError(
@@ -92,6 +95,7 @@ def _expand(text: str) -> tuple[list[Path], list[str]]:
             )
         return _folder(text, path)
     if path.exists():
+        _refuse_unknown(path)
         return [path], []
     if glob.has_magic(text):
         matches = _natural(map(Path, glob.glob(str(path), recursive=True)))
@@ -121,12 +125,50 @@ def _folder(text: str, path: Path) -> tuple[list[Path], list[str]]:
         raise InputDataError(
             f"{text}: expected a folder of MRC or EM files, found no *.em and no *.mrc in it{hint}"
         )
+    _refuse_folder_of_table(text, tables, files)
     if tables:
         notes.append(
             f"{text} also holds {tables[0].name}, which is ignored; give the table itself to use "
             "its poses and missing wedges"
         )
     return files, notes
+
+
+def _refuse_folder_of_table(text: str, tables: list[Path], volumes: list[Path]) -> None:
+    """Refuse a folder whose table lists particles that lie elsewhere."""
+    particles = [path for path in volumes if not _SUSPICIOUS.search(path.stem)]
+    for table in tables:
+        rows = _rows(table)
+        if rows is None or (particles and len(particles) >= rows):
+            continue
+        raise InputDataError(
+            f"{text}: holds {table.name} with {rows} particles, which are not the {len(volumes)} "
+            f"volumes in it (the first is {volumes[0].name}); give {table}, or the volumes as a "
+            "quoted glob"
+        )
+
+
+def _rows(table: Path) -> int | None:
+    """Particles of a table; None of what is none, or cannot be read."""
+    try:
+        return len(read_table(table, 1.0))
+    except InputDataError:
+        return None
+
+
+def _refuse_unknown(path: Path) -> None:
+    """Refuse text that is no table; what is wrong with other files their readers say."""
+    if path.suffix.lower() in _VOLUME_SUFFIXES or _is_table(path):
+        return
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except OSError:
+        return
+    if b"\0" in head or not head:  # no text: perhaps a volume without the usual marks
+        return
+    kind = f"unknown kind of file {path.suffix}" if path.suffix else "unknown kind of file"
+    raise InputDataError(f"{path}: {kind}; expected .mrc, .em, .star or .tbl")
 
 
 def _is_table(path: Path) -> bool:

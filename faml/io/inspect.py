@@ -29,6 +29,7 @@ from faml.io.inspection.tomograms import (
 )
 from faml.io.inspection.voxel_sizes import VoxelSizes, survey_voxel_sizes
 from faml.io.inspection.wedge_check import wedge_warnings
+from faml.io.particle_weights import how_to_give_wedge
 from faml.io.tilt_angles import read_tilt_angles
 from faml.io.tilt_ranges import TiltRangeWeights
 from faml.io.wedge_files import estimate_tilt_range_deg, observed_fraction
@@ -158,7 +159,7 @@ def inspect_dataset(config: RunConfig) -> Inspection:
     close = close_particles(data, grey.radius_voxels * particles.voxel_size_angstrom)
     warnings = list(data.warnings)
     if declared is None:
-        warnings.append("the missing wedge is unknown: a run needs --tilt-range MIN MAX")
+        warnings.append(f"the missing wedge is unknown: for a run, {how_to_give_wedge(data.star)}")
     wedges_wrong = wedge_warnings(survey.all, declared, data.weight_source)
     if not wedges_wrong and declared is not None:
         wedges_wrong = tomogram_wedge_warnings(data, survey, gauge)

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ LOCK_NAME = ".lock"
 _LOG = logging.getLogger("faml")
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What file systems answer that cannot lock."""
+_WAITS_S = (0.02, 0.1)
+"""`faml watch` takes the lock for an instant to see whether a run holds it."""
 _HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 
 
@@ -56,7 +59,7 @@ def only_one(directory: Path) -> Iterator[None]:
 
 def _hold(descriptor: int, directory: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _try(descriptor)
     except OSError as error:
         if error.errno in _NO_LOCKS:
             _LOG.warning(
@@ -81,6 +84,19 @@ def _hold(descriptor: int, directory: Path) -> None:
             f"{directory}: cannot be written to ({error.strerror}); free some space or choose "
             "another output directory"
         ) from error
+
+
+def _try(descriptor: int) -> None:
+    for wait in _WAITS_S:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _HELD:
+                raise
+            time.sleep(wait)
+        else:
+            return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder(descriptor: int) -> str:

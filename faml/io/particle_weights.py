@@ -14,12 +14,19 @@ from faml.errors import ConfigurationError, InputDataError
 from faml.io.formats import TiltRange, Wedge
 from faml.io.particle_source import Source
 from faml.io.stacks import TiltStacks
+from faml.io.star import RelionStar
 from faml.io.tilt_angles import read_tilt_angles
 from faml.io.tilt_ranges import TiltRangeWeights, distinct_wedges
 from faml.io.wedge_files import TiltAnglesWeights, TiltRangeWeight, VolumeWeights, weight_power
 from faml.particles import WeightReader
 
-__all__ = ["ParticleWeights", "WeightSource", "check_tilt_range", "open_weights"]
+__all__ = [
+    "ParticleWeights",
+    "WeightSource",
+    "check_tilt_range",
+    "how_to_give_wedge",
+    "open_weights",
+]
 
 WeightSource = Literal["volumes", "tilt range", "tilt angles", "tilt images", "missing"]
 
@@ -65,6 +72,13 @@ def check_tilt_range(config: DataConfig) -> None:
             f"tilt range must satisfy -90 <= MIN < MAX <= 90 degrees, found {low:g} {high:g}; "
             "give the smaller angle first"
         )
+
+
+def how_to_give_wedge(star: RelionStar | None) -> str:
+    """The options that say what was observed; a wedge list goes by the tomograms of a table."""
+    if star is None:
+        return "give --tilt-range MIN MAX or --tilt-angles FILE"
+    return "give --tilt-range MIN MAX, --tilt-angles FILE or --wedge-list FILE"
 
 
 def open_weights(
@@ -146,7 +160,7 @@ def _wedge_weights(
     if unknown and required:
         raise InputDataError(
             f"the missing wedge of {len(unknown)} particles is unknown, the first is {unknown[0]}; "
-            "give --tilt-range MIN MAX or --wedge-list FILE"
+            f"{how_to_give_wedge(source.star)}"
         )
     full: Wedge = (TiltRange(-90.0, 90.0),)
     distinct, index = distinct_wedges(tuple(wedge or full for wedge in wedges))
@@ -186,7 +200,9 @@ def _tilt_range_weight(
             if source.star.path.suffix.lower() == ".star"
             else f"{source.star.path} does not give tilts"
         )
-        raise InputDataError(f"{what}, so the missing wedge is unknown; give --tilt-range MIN MAX")
+        raise InputDataError(
+            f"{what}, so the missing wedge is unknown; {how_to_give_wedge(source.star)}"
+        )
     warnings = []
     if source.wedges is not None and any(source.wedges) and config.tilt_range_deg is not None:
         warnings.append("--tilt-range replaces the tilts that the table or the wedge list gives")

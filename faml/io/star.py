@@ -238,6 +238,11 @@ def _find_particles(found: StarText) -> str:
             if len(block) == 0:
                 raise InputDataError(f"{path}: the table of particles has no rows")
             return name
+    if any("rlnAngleRot" in block or "rlnCoordinateX" in block for block in blocks.values()):
+        raise InputDataError(
+            f"{path}: the table of particles names no files (column rlnImageName); name the "
+            f"particle files: faml convert {path} NEW.star --particles FOLDER"
+        )
     tables = ", ".join(f"data_{name}" for name in blocks) or "none"
     raise InputDataError(
         f"{path}: expected a table data_particles with column rlnImageName (one 3-D subtomogram "

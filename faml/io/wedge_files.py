@@ -27,10 +27,17 @@ __all__ = [
     "VolumeWeights",
     "estimate_tilt_range_deg",
     "observed_fraction",
+    "single_axis_range_deg",
     "weight_power",
 ]
 
 _AMPLITUDES_KEPT = 16
+_OBSERVED = 0.05
+"""Of the median of the observed ones, above which a component counts as observed."""
+_FULL_DEG = 175.0
+_LEAST_INSIDE = 0.6
+_MOST_OUTSIDE = 0.1
+"""Shares of observed components, rings of a CTF apart, by which a weight is a wedge."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ def estimate_tilt_range_deg(weight: FloatArray) -> tuple[float, float] | None:
     positive = values[values > 0]
     if not positive.size:
         return None
-    observed = values > 0.05 * np.median(positive)
+    observed = values > _OBSERVED * np.median(positive)
     width = 180.0 / n
     edges = np.arange(-90.0, 90.0 + 1e-6, width)
     total, _ = np.histogram(angles, edges)
@@ -236,6 +243,32 @@ def estimate_tilt_range_deg(weight: FloatArray) -> tuple[float, float] | None:
     while last < len(seen) - 1 and seen[last + 1]:
         last += 1
     return float(edges[first]), float(edges[last + 1])
+
+
+def single_axis_range_deg(weight: FloatArray) -> tuple[float, float] | None:
+    """The same estimate, where the whole weight looks like tilts about Y with a gap.
+
+    Returns
+    -------
+    (float, float) or None
+        None for a weight without a missing wedge, or with one of another shape: tilts about
+        another axis, tilts about two.
+    """
+    found = estimate_tilt_range_deg(weight)
+    if found is None or found[1] - found[0] >= _FULL_DEG:
+        return None
+    n = weight.shape[0]
+    kz, ky, kx = _frequencies(n)
+    radius = np.sqrt(kz**2 + ky**2 + kx**2)
+    chosen = (np.hypot(kz, kx) > n / 6) & (radius < n / 2) & (kx > 0)
+    angles, values = np.rad2deg(np.arctan2(kz, kx))[chosen], weight[chosen]
+    observed = values > _OBSERVED * np.median(values[values > 0])
+    inside = (angles >= found[0]) & (angles <= found[1])
+    margin = 180.0 / n  # the estimate is no finer
+    outside = (angles < found[0] - margin) | (angles > found[1] + margin)
+    if not outside.any() or observed[outside].mean() > _MOST_OUTSIDE:
+        return None
+    return found if observed[inside].mean() >= _LEAST_INSIDE else None
 
 
 def _frequencies(

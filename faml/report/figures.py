@@ -20,6 +20,7 @@ from faml.report.style import (
     MUTED,
     ReportFigure,
     class_colour,
+    legend_above,
     new_figure,
     plain_axes,
     styled,
@@ -86,6 +87,7 @@ def fsc_figure(data: RunData, class_index: int) -> ReportFigure | None:
 def convergence_figures(data: RunData) -> list[ReportFigure]:
     """How the run went, iteration by iteration."""
     history = data.history
+    compared = any(np.isfinite(line).any() for line in _agreements(data))
     drawn = [
         _line_figure(
             data, "convergence_log_likelihood", "Gain of log-likelihood", "nats per particle",
@@ -94,9 +96,11 @@ def convergence_figures(data: RunData) -> list[ReportFigure]:
             _draw_gain,
         ),
         _line_figure(
-            data, "convergence_resolution", "Resolution", "Å",
-            f"Finest resolution used for alignment, "
-            f"{data.extent_angstrom / history[-1].align_shell:.1f} Å in the last iteration.",
+            # Without halves there is no resolution to speak of.
+            data, "convergence_resolution", "Resolution" if compared else "Aligned to", "Å",
+            f"Finest detail used for alignment, "
+            f"{data.extent_angstrom / history[-1].align_shell:.1f} Å in the last iteration"
+            f"{', and to what the halves agree' if compared else ''}.",
             _draw_resolution,
         ),
         _line_figure(
@@ -138,8 +142,7 @@ def _line_figure(
 ) -> ReportFigure:
     with styled():
         figure = new_figure()
-        top = 0.32 if draw is _draw_occupancy else 0.1  # the legend of classes lies above
-        axes = plain_axes(figure, "iteration", ylabel, top_inches=top)
+        axes = plain_axes(figure, "iteration", ylabel)
         draw(axes, data)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         last = max(data.history[-1].iteration, 1)
@@ -167,13 +170,10 @@ def _draw_gain(axes: Axes, data: RunData) -> None:
     axes.set_ylim(min(-0.3, 1.5 * float(y.min())), max(1.0, 1.5 * float(y.max())))
 
 
-def _draw_resolution(axes: Axes, data: RunData) -> None:
-    numbers = [record.iteration for record in data.history]
-    aligned = [data.extent_angstrom / record.align_shell for record in data.history]
-    axes.step(numbers, aligned, where="mid", color=INK, linewidth=1.4, label="aligned to")
-    values = [aligned]
-    for k in range(data.classes):
-        agreed = [
+def _agreements(data: RunData) -> list[list[float]]:
+    """Å to which the halves of each class agree, by iteration; NaN where they do not."""
+    return [
+        [
             _nan_for_infinite(
                 resolution_at(record.fsc[k], FSC_THRESHOLD, data.box, data.voxel_size_angstrom)
             )
@@ -181,8 +181,18 @@ def _draw_resolution(axes: Axes, data: RunData) -> None:
             else math.nan
             for record in data.history
         ]
+        for k in range(data.classes)
+    ]
+
+
+def _draw_resolution(axes: Axes, data: RunData) -> None:
+    numbers = [record.iteration for record in data.history]
+    aligned = [data.extent_angstrom / record.align_shell for record in data.history]
+    axes.step(numbers, aligned, where="mid", color=INK, linewidth=1.4, label="aligned to")
+    values = [aligned]
+    for k, agreed in enumerate(_agreements(data)):
         if np.isfinite(agreed).any():
-            label = "halves agree to" if data.classes == 1 else f"halves of class {k + 1} agree to"
+            label = "halves agree to" if data.classes == 1 else f"halves, class {k + 1}"
             axes.plot(
                 numbers, agreed, color=class_colour(k), linewidth=1.2, marker="o", markersize=3,
                 label=label if k < _LABELLED_CLASSES else None,
@@ -190,7 +200,7 @@ def _draw_resolution(axes: Axes, data: RunData) -> None:
             values.append(agreed)
     axes.set_ylim(0.0, 1.1 * float(np.nanmax(np.concatenate(values))))
     if len(values) > 1:
-        axes.legend(loc="lower left", ncols=2 if len(values) > 4 else 1)
+        legend_above(axes, 3)
 
 
 def _draw_turns(axes: Axes, data: RunData) -> None:
@@ -239,7 +249,7 @@ def _draw_occupancy(axes: Axes, data: RunData) -> None:
             label=f"class {k + 1}" if k < _LABELLED_CLASSES else None,
         )  # fmt: skip
     axes.set_ylim(0.0, min(100.0, 1.15 * float(shares.max())))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.19), ncols=4, columnspacing=1.0)
+    legend_above(axes, 4)
 
 
 def posterior_figures(data: RunData) -> list[ReportFigure]:
@@ -311,10 +321,11 @@ def _histogram(
         figure = new_figure()
         axes = plain_axes(figure, xlabel, "particles")
         present = [k for k in range(data.classes) if (data.particles.classes == k).any()]
+        hidden = "_" if len(present) > _LABELLED_CLASSES else ""  # from the legend
         axes.hist(
             [values[data.particles.classes == k] for k in present], bins=edges.tolist(),
             stacked=True, color=[class_colour(k) for k in present],
-            label=[f"class {k + 1}" for k in present], edgecolor="none",
+            label=[f"{hidden}class {k + 1}" for k in present], edgecolor="none",
         )  # fmt: skip
         if mark is not None and mark.any():
             axes.plot(
@@ -323,7 +334,7 @@ def _histogram(
             )  # fmt: skip
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         if 1 < len(present) <= _LABELLED_CLASSES or (mark is not None and mark.any()):
-            axes.legend(loc="upper left")
+            legend_above(axes, 4)
     return ReportFigure(name, title, alt, figure)
 
 

@@ -172,7 +172,7 @@ def _rendered(data: RunData, drawn: _Figures, refresh_seconds: float | None) -> 
     ]
     text = _environment().get_template("report.html").render(
         data=data,
-        summary=summarise(data),
+        summary=summarise(data, live=refresh_seconds is not None),
         figures=drawn,
         policy=_POLICY.format(
             digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

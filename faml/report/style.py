@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ __all__ = [
     "ReportFigure",
     "class_colour",
     "inline_svg",
+    "legend_above",
     "new_figure",
     "place",
     "plain_axes",
@@ -40,6 +42,7 @@ CLASS_COLOURS = (
 )  # fmt: skip
 """Okabe & Ito's, which the colour-blind can tell apart, and two more; then they come again."""
 _DPI = 200
+_LEGEND_ROW_INCHES = 0.19
 _RC: Any = {  # the keys' type is a list of all that matplotlib knows
     "font.family": ["sans-serif"],
     "font.size": 9.0,
@@ -129,6 +132,21 @@ def plain_axes(
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     return axes
+
+
+def legend_above(axes: Axes, columns: int) -> None:
+    """A legend between axes and upper edge of the figure, where it hides nothing drawn."""
+    rows = math.ceil(len(axes.get_legend_handles_labels()[1]) / columns)
+    figure = axes.get_figure(root=True)
+    if figure is None:  # axes of `plain_axes` have one
+        raise ValueError("expected axes of a figure, found some without")
+    box = axes.get_position()
+    taken = rows * _LEGEND_ROW_INCHES / figure.get_size_inches()[1]
+    axes.set_position((box.x0, box.y0, box.width, box.height - taken))
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, columnspacing=1.0,
+        handlelength=1.4, borderpad=0.1, borderaxespad=0.2, labelspacing=0.3,
+    )  # fmt: skip
 
 
 def class_colour(class_index: int) -> str:

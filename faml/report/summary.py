@@ -23,6 +23,8 @@ __all__ = [
 
 _UNCERTAIN_POSES = 20.0
 _SURE_PROBABILITY = 0.5
+_FIRST_TELLING = 3
+"""Iteration from random orientations before which a resolution says nothing."""
 _ENDINGS = {
     "finished": "The run finished",
     "interrupted": "The run was interrupted after iteration {}",
@@ -90,14 +92,14 @@ class Summary:
     classes: tuple[ClassSummary, ...]
 
 
-def summarise(data: RunData) -> Summary:
-    """Words and numbers for the head of a report."""
+def summarise(data: RunData, *, live: bool = False) -> Summary:
+    """Words and numbers for the head of a report; ``live`` for one that `faml watch` shows."""
     return Summary(
         title="/".join(data.directory.resolve().parts[1:][-2:]) or str(data.directory),
         sentence=_sentence(data),
         facts=_facts(data),
         warnings=_warnings(data),
-        steps=_steps(data),
+        steps=_steps(data, live=live),
         classes=tuple(_class(data, k) for k in range(data.classes)),
     )
 
@@ -130,24 +132,25 @@ def _sentence(data: RunData) -> str:
     groups = "one average" if data.classes == 1 else f"{data.classes} classes"
     if shown < data.classes:
         groups += f" ({data.classes - shown} of them empty)"
-    best_class = _best_class(data)
-    best = data.resolution_angstrom(best_class)
-    if math.isnan(best):
+    largest = _largest_class(data)
+    reached = data.resolution_angstrom(largest)
+    of_class = f" of class {largest + 1}, the largest," if data.classes > 1 else ""
+    if math.isnan(reached):
         agreement = "The resolution has not been measured"
         agreement += " yet." if _half_sets(data) else ": that takes a run with --half-sets."
-    elif math.isfinite(best):
-        kind = "The best map" if data.classes > 1 else "The map"
+    elif math.isfinite(reached):
         end = "where its two halves stop agreeing (FSC 0.143)"
-        if data.agrees_throughout(best_class):
+        if data.agrees_throughout(largest):
             end = "as far as the voxels go: its two halves agree throughout (FSC 0.143)"
-        agreement = f"{kind} reaches {best:.1f} Å, {end}."
+        agreement = f"The map{of_class} reaches {reached:.1f} Å, {end}."
         if not data.fsc:
             agreement = (
-                f"So far the halves agree to {best:.1f} Å at best (FSC 0.143, {_how(data)})."
+                f"So far the halves{of_class} agree to {reached:.1f} Å (FSC 0.143, {_how(data)})."
             )
     else:
         agreement = (
-            "The two halves of the data have found nothing in common: do not interpret the map."
+            f"The two halves{of_class or ' of the data'} have found nothing in common: do not "
+            "interpret the map."
         )
     # Without a log, results that lie there are taken for the end.
     ending = data.log.ending if data.log.began or not data.final else "finished"
@@ -160,8 +163,6 @@ def _facts(data: RunData) -> tuple[Fact, ...]:
     occupancy = " / ".join(f"{100 * c / max(1, counts.sum()):.0f}" for c in counts[:6])
     if data.classes > 6:
         occupancy += " / ..."
-    best = data.resolution_angstrom(_best_class(data))
-    unknown = "not yet" if _half_sets(data) else "run with --half-sets"
     tomograms = data.particles.tomograms
     where = "" if tomograms is None else f"in {_plural(len(np.unique(tomograms)), 'tomogram')}"
     facts = [
@@ -169,15 +170,7 @@ def _facts(data: RunData) -> tuple[Fact, ...]:
         Fact(
             "classes", str(data.classes), f"{occupancy} % of particles" if data.classes > 1 else ""
         ),
-        Fact(
-            "resolution",
-            "not measured"
-            if math.isnan(best)
-            else (f"{best:.1f} Å" if math.isfinite(best) else "none"),
-            unknown
-            if math.isnan(best)
-            else f"half-sets, FSC 0.143{'' if data.fsc else f', {_how(data)}'}",
-        ),
+        _resolution_fact(data),
         Fact(
             "aligned to",
             f"{data.extent_angstrom / data.state.align_shell:.1f} Å",
@@ -194,6 +187,27 @@ def _facts(data: RunData) -> tuple[Fact, ...]:
             Fact("time", duration_text(data.log.seconds), f"began {data.log.began:%Y-%m-%d %H:%M}")
         )
     return tuple(facts)
+
+
+def _resolution_fact(data: RunData) -> Fact:
+    """Of the largest class: a small one may reach anything by chance."""
+    largest = _largest_class(data)
+    reached = data.resolution_angstrom(largest)
+    if math.isnan(reached):
+        return Fact(
+            "resolution", "not measured", "not yet" if _half_sets(data) else "run with --half-sets"
+        )
+    value = f"{reached:.1f} Å" if math.isfinite(reached) else "none"
+    how = f"class {largest + 1}, the largest; " if data.classes > 1 else ""
+    how += "half-sets, FSC 0.143"
+    if data.fsc:
+        return Fact("resolution", value, how)
+    how += f", {_how(data)}"
+    if data.config.em.start == "random" and data.iteration < _FIRST_TELLING:
+        return Fact(
+            "resolution", "not yet", "from random orientations the first iterations tell nothing"
+        )
+    return Fact("resolution so far", value, how)
 
 
 def _warnings(data: RunData) -> tuple[str, ...]:
@@ -228,15 +242,15 @@ def _warnings(data: RunData) -> tuple[str, ...]:
     return (*found, *data.notes)
 
 
-def _steps(data: RunData) -> tuple[Step, ...]:
+def _steps(data: RunData, *, live: bool) -> tuple[Step, ...]:
     run = shlex.quote(str(data.directory))
     if data.log.ending in ("interrupted", "failed"):
         return (Step("Go on where the run stopped", f"faml resume {run}"),)
     if not data.final:
-        return (
-            Step("Watch the run while it goes on", f"faml watch {run}"),
-            Step("If it was stopped, go on from there", f"faml resume {run}"),
-        )
+        resume = Step("If it was stopped, go on from there", f"faml resume {run}")
+        if live:  # the reader is watching
+            return (resume,)
+        return (Step("Watch the run while it goes on", f"faml watch {run}"), resume)
     steps = []
     if not data.state.stop_reason and data.iteration > 0:
         steps.append(
@@ -276,11 +290,11 @@ def _questions(data: RunData) -> list[Step]:
             )
         )
     if data.config.em.symmetry == "C1":
-        best = int(np.argmax(data.class_counts)) + 1
+        largest = _largest_class(data) + 1
         steps.append(
             Step(
                 "See which symmetry it has",
-                f"faml symmetry {shlex.quote(f'{name}/class_{best:03d}.mrc')}",
+                f"faml symmetry {shlex.quote(f'{name}/class_{largest:03d}.mrc')}",
             )
         )
     maps = " ".join(
@@ -310,10 +324,9 @@ def _class(data: RunData, k: int) -> ClassSummary:
     )
 
 
-def _best_class(data: RunData) -> int:
-    """The class of the finest resolution; one that is empty has kept a map of earlier on."""
-    occupied = [k for k in range(data.classes) if data.class_counts[k]]
-    return min(occupied or range(data.classes), key=data.resolution_angstrom)
+def _largest_class(data: RunData) -> int:
+    """The class of most particles."""
+    return int(np.argmax(data.class_counts))
 
 
 def _half_sets(data: RunData) -> bool:

@@ -16,9 +16,9 @@ from rich.text import Text
 from faml.errors import CheckpointError
 from faml.io.history import IterationRecord
 from faml.metrics.fsc import FSC_THRESHOLD, resolution_at
-from faml.report.run_data import RunData
+from faml.report.run_data import RunData, load_run_data
 from faml.report.summary import duration_text
-from faml.watch.live import RunWatcher
+from faml.watch.live import RunWatcher, at_work, nothing_yet
 
 __all__ = ["dashboard", "follow", "iteration_line", "sparkline"]
 
@@ -27,9 +27,10 @@ _ASCII_BARS = "_.-~=+*#"
 _ROWS = 12
 """Iterations in the table; older ones are in the report."""
 _HEADS = (
-    "\niteration", "\nlog-likelihood", "aligned to\nAngstrom", "occupancy\n%", "effective\nposes",
+    "\niteration", "log-\nlikelihood", "aligned to\nAngstrom", "occupancy\n%", "effective\nposes",
     "turned\ndeg", "moved\nvoxel", "halves\nAngstrom",
 )  # fmt: skip
+_OCCUPANCY = 3
 _ENDINGS = {
     "finished": "finished",
     "interrupted": "interrupted; faml resume continues",
@@ -76,7 +77,7 @@ def dashboard(data: RunData, *, problem: str = "", ascii_only: bool = False) -> 
     head.add_column(style="bold")
     head.add_column(overflow="fold")
     head.add_row("run", escape(_plain(str(data.directory))))
-    head.add_row("state", escape(data.state.stop_reason or _ENDINGS[log.ending]))
+    head.add_row("state", escape(_state(data)))
     strategy = escape(_plain(data.config.search.strategy))
     head.add_row("particles", f"{len(data.names)}, classes {data.classes}, strategy {strategy}")
     head.add_row("iteration", f"{data.iteration} of at most {data.config.em.iterations}")
@@ -126,17 +127,14 @@ def follow(
     Raises
     ------
     CheckpointError
-        If ``once``, and there is nothing to show.
+        If ``once``, and there is nothing to show; as `load_run_data`.
     """
     if once:
         data = watcher.latest()
-        if data is None:
-            raise CheckpointError(
-                watcher.problem
-                or f"{watcher.directory}: holds no complete iteration of a run yet; look again "
-                "later, or without --once"
-            )
-        console.print(_drawn(data, watcher, console))
+        if data is None and watcher.problem:
+            raise CheckpointError(watcher.problem)
+        # What says best why there is nothing is reading it.
+        console.print(_drawn(data or load_run_data(watcher.directory), watcher, console))
     elif console.is_terminal:
         _follow_live(watcher, console, interval_seconds, pause)
     else:
@@ -146,15 +144,17 @@ def follow(
 def _follow_live(
     watcher: RunWatcher, console: Console, interval_seconds: float, pause: Callable[[float], None]
 ) -> None:
-    shown: tuple[str, str] | None = None
-    with Live(_nothing_yet(watcher.directory), console=console, auto_refresh=False) as live:
+    shown: tuple[str, str, str] | None = None
+    with Live(_waiting(watcher.directory), console=console, auto_refresh=False) as live:
         while True:
             data = watcher.latest()
-            now = ("" if data is None else data.version, watcher.problem)
+            now = ("", watcher.problem, "")
+            if data is not None:
+                now = (data.version, watcher.problem, _state(data))
             if now != shown:
                 shown = now
                 picture = (
-                    Text(_plain(watcher.problem or _nothing_yet(watcher.directory)))
+                    Text(_plain(watcher.problem or _waiting(watcher.directory)))
                     if data is None
                     else _drawn(data, watcher, console)
                 )
@@ -169,6 +169,8 @@ def _follow_lines(
 ) -> None:
     told = -1
     problem = ended = ""
+    if watcher.latest() is None and not watcher.problem:
+        _say(console, _waiting(watcher.directory))
     while True:
         data = watcher.latest()
         if watcher.problem and watcher.problem != problem:
@@ -205,16 +207,26 @@ def _drawn(data: RunData, watcher: RunWatcher, console: Console) -> RenderableTy
     return dashboard(data, problem=watcher.problem, ascii_only=plain)
 
 
-def _nothing_yet(directory: Path) -> str:
-    return f"{directory}: no complete iteration yet; waiting (Ctrl-C ends)"
+def _waiting(directory: Path) -> str:
+    return f"{nothing_yet(directory)} (Ctrl-C ends)"
+
+
+def _state(data: RunData) -> str:
+    """How the run ended, or whether a process is at work on it."""
+    if data.log.ending == "open" and not data.state.stop_reason:
+        working = at_work(data.directory)
+        if working is not None:
+            return "running" if working else "stopped without notice; faml resume continues"
+    return data.state.stop_reason or _ENDINGS[data.log.ending]
 
 
 def _table(data: RunData) -> Table:
     rows = [_cells(record, data) for record in data.history[-_ROWS:]]
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    # 80 columns hold all of it for four classes; with more, their shares go on a second line.
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     used = [i for i in range(len(_HEADS)) if any(row[i] for row in rows)]
     for i in used:
-        table.add_column(_HEADS[i], justify="right", no_wrap=True)
+        table.add_column(_HEADS[i], justify="right", no_wrap=i != _OCCUPANCY)
     for row in rows:
         table.add_row(*(row[i] for i in used))
     return table

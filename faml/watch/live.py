@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import html
 import logging
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from faml.errors import FamlError
-from faml.io.output import CHECKPOINT_NAME
+from faml.io.lock import LOCK_NAME
+from faml.io.output import CHECKPOINT_NAME, stored_starts
 from faml.report.log_file import read_run_log
 from faml.report.page import render_page
 from faml.report.run_data import RunData, load_run_data
 
-__all__ = ["WAITING", "LivePage", "RunWatcher"]
+__all__ = ["WAITING", "LivePage", "RunWatcher", "at_work", "nothing_yet"]
 
 _LOG = logging.getLogger("faml")
 WAITING = "waiting"
@@ -31,6 +34,33 @@ padding: 0 1rem }}</style></head>
 """
 
 _Print = tuple[tuple[int, int, int] | str | None, ...]
+
+
+def nothing_yet(directory: Path) -> str:
+    """What is waited for in a directory without a complete iteration."""
+    if not directory.exists():
+        return f"{directory}: not there yet; waiting for the run"
+    if (directory / "run.log").is_file() or stored_starts(directory):
+        return f"{directory}: no complete iteration yet; waiting"
+    return f"no run in {directory} yet; waiting"
+
+
+def at_work(directory: Path) -> bool | None:
+    """Whether a process holds the lock of a run; None where that cannot be told."""
+    try:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(directory / LOCK_NAME, flags)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # this file system cannot lock
+        return None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class RunWatcher:

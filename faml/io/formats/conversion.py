@@ -39,6 +39,7 @@ from faml.io.formats.wedge_lists import (
     with_wedge_list,
     write_wedge_list,
 )
+from faml.io.formats.weight_tilts import with_weight_tilts
 from faml.io.mrc import read_header, read_volume, write_volume
 from faml.io.star_text import read_blocks
 
@@ -140,6 +141,8 @@ def convert(wanted: Conversion) -> Converted:
         table = with_voxel_size(table, wanted.voxel_size_angstrom)
     if wanted.wedge_list is not None:
         table = with_wedge_list(table, read_wedge_list(wanted.wedge_list), wanted.wedge_list)
+    if target == "dynamo":
+        table = with_weight_tilts(table)
     table = _with_files(table, wanted, target)
     sizes = _tomogram_sizes(table, wanted)
     table, sizes, notes = _rescaled(table, sizes, wanted)
@@ -306,7 +309,7 @@ def _refuse_overwriting(
     """Inputs are never written to, other files only with ``force``, none twice."""
     inputs = [wanted.source, wanted.wedge_list, wanted.tomograms]
     if table is not None and table.format in NUMBERED:
-        inputs.append(names_path(wanted.source))
+        inputs.append(names_path(wanted.source, table.format))
     read = {os.path.realpath(path) for path in inputs if path is not None}
     if wanted.wedge_list_out is not None:
         files = (*files, wanted.wedge_list_out)

@@ -46,6 +46,7 @@ from faml.io.formats.zxz import matrices_to_zxz_deg, zxz_deg_to_matrices
 
 __all__ = [
     "MAPPED",
+    "NO_WEDGE",
     "WEDGE_COLUMNS",
     "is_dynamo",
     "read_dynamo",
@@ -78,7 +79,8 @@ _ANGLES = ("tdrot", "tilt", "narot")
 _POSITION = ("x", "y", "z")
 _FEWEST_COLUMNS = 9
 _CORNER = 0.5
-_FULL: Wedge = (TiltRange(-90.0, 90.0),)
+NO_WEDGE: Wedge = (TiltRange(-90.0, 90.0),)
+"""What ftype 0 says: every component is observed."""
 _HELD = (
     *("tomograms", "coordinates_voxels", "scores", "classes", "voxel_size_angstrom", "wedges"),
 )
@@ -192,7 +194,7 @@ def write_dynamo(path: Path, table: ParticleTable, mapped: frozenset[str]) -> Wr
     if table.tomograms is not None:
         numbers = tomogram_numbers(table, "dynamo")
         frame = with_numbers(frame, ["tomo"], numbers)
-        files += write_names(path, numbers, table.tomograms)
+        files += write_names(path, "dynamo", numbers, table.tomograms)
     ordered = [name for name in _COLUMNS if name in frame]
     ordered += [name for name in frame.columns if name not in ordered]
     text = frame[ordered].to_csv(sep=" ", header=False, index=False, lineterminator="\n")
@@ -273,7 +275,7 @@ def _tomograms(rows: _Rows) -> tuple[str, ...] | None:
     if "tomo" not in rows.frame:
         return None
     numbers = whole(rows.frame, "tomo", rows.place)
-    names = read_names(rows.path)
+    names = read_names(rows.path, "dynamo")
     return tuple(names.get(int(number), str(int(number))) for number in numbers)
 
 
@@ -323,7 +325,7 @@ def read_wedges(
 
 def _wedge(ftype: float, y_low: float, y_high: float, x_low: float, x_high: float) -> Wedge:
     if ftype == 0:
-        return _FULL
+        return NO_WEDGE
     ranges = []
     if ftype in {1, 4} and (y_low or y_high):
         ranges.append(TiltRange(y_low, y_high, "y"))
@@ -348,7 +350,7 @@ def with_wedges(frame: pd.DataFrame, wedges: tuple[Wedge, ...] | None) -> pd.Dat
 
 
 def _wedge_columns(wedge: Wedge) -> tuple[float, ...]:
-    if wedge == _FULL:
+    if wedge == NO_WEDGE:
         return (0.0, 0.0, 0.0, 0.0, 0.0)
     about = {tilts.axis: (tilts.low_deg, tilts.high_deg) for tilts in wedge}
     ftype = 4.0 if len(about) == 2 else 1.0 if "y" in about else 2.0

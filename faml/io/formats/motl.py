@@ -76,7 +76,7 @@ def read_motl(path: Path) -> ParticleTable:
     def place(row: int, column: str) -> str:
         return f"{path}, row {_COLUMNS.index(column) + 1} ({column}), column {row + 1}"
 
-    names = read_names(path)
+    names = read_names(path, "av3")
     tomograms = whole(frame, "tomogram", place)
     half = numeric(frame, [_HALF], place)[:, 0]
     where = said(numeric(frame, _POSITION, place))
@@ -157,4 +157,5 @@ def _filled(
     if table.tomograms is None:
         return frame, []
     numbers = tomogram_numbers(table, "av3")
-    return with_numbers(frame, ["tomogram"], numbers), write_names(path, numbers, table.tomograms)
+    files = write_names(path, "av3", numbers, table.tomograms)
+    return with_numbers(frame, ["tomogram"], numbers), files

@@ -158,7 +158,7 @@ def planned_files(path: Path, table: ParticleTable, target: str) -> tuple[Path, 
     """Files that `write_table` would write."""
     names = table.tomograms
     named = names is not None and not all(name.isdecimal() for name in names)
-    beside = names_path(path)
+    beside = names_path(path, target)
     if target in NUMBERED and (named or (names is not None and os.path.lexists(beside))):
         return path, beside
     return (path,)

@@ -16,7 +16,7 @@ with ``.tomostar`` names), RELION 3.1 (optics table, origins in Angstrom), RELIO
 pixel size, rlnTomoName) and RELION 5 (centred coordinates).
 
 A STAR file made of another program's table carries that table's columns under a prefix, such as
-``dynamo_cc2``.
+``dynamo_cc2``. ``dynamo_ftype`` 0, which to Dynamo is no missing wedge, says nothing here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import pandas as pd
 
 from faml.conventions import relion_angles_deg_to_matrices
 from faml.errors import InputDataError
-from faml.io.formats.columns import whole
+from faml.io.formats.columns import numbers_or_nan, whole
 from faml.io.formats.dynamo import WEDGE_COLUMNS, read_wedges
 from faml.io.formats.table import CoordinateOrigin, ParticleTable, Wedge
 from faml.io.star import (
@@ -283,7 +283,12 @@ def _wedges(
         return None, ()
     if not set(WEDGE_COLUMNS) <= set(carried.columns):
         return None, ()
-    return read_wedges(carried, _Place(path, "dynamo", star.particles_block))
+    wedges, notes = read_wedges(carried, _Place(path, "dynamo", star.particles_block))
+    # Dynamo's tables are often made without tilts; in a STAR file 0 is as good as nothing.
+    untold = numbers_or_nan(carried, WEDGE_COLUMNS[0]) == 0
+    return tuple(
+        () if unknown else wedge for wedge, unknown in zip(wedges, untold, strict=True)
+    ), notes
 
 
 class _Place:

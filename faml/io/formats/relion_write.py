@@ -14,7 +14,7 @@ import pandas as pd
 
 from faml.conventions import matrices_to_relion_angles_deg, relion_angles_deg_to_matrices
 from faml.io.formats.columns import with_columns, with_numbers, with_rotations
-from faml.io.formats.dynamo import with_wedges
+from faml.io.formats.dynamo import NO_WEDGE, with_wedges
 from faml.io.formats.losses import Written, listed, unread_columns
 from faml.io.formats.relion import (
     CENTRED_COLUMNS,
@@ -107,6 +107,14 @@ def write_relion(
             *notes,
             "no particle files are known, so that rlnImageName is left out; give --particles "
             "FOLDER, or extract the particles at the coordinates",
+        )
+    untold = _without_wedge(table)
+    if untold:
+        notes = (
+            *notes,
+            f"{untold} particles have ftype 0 (column 13), which is often written where tilts are "
+            "not known: in the STAR file their missing wedge is unknown; faml run takes "
+            "--tilt-range MIN MAX or --wedge-list FILE",
         )
     return Written((path,), tuple(lost), notes)
 
@@ -232,11 +240,16 @@ def _with_foreign(
         foreign[table.format] = own.drop(columns=[name for name in own if name in mapped])
     if _to_carry(table.wedges) and table.weight_images is None:
         carried = foreign.get("dynamo", pd.DataFrame(index=range(len(table))))
-        if table.format != "dynamo":
-            carried = with_wedges(carried, table.wedges)
-        foreign["dynamo"] = carried
+        foreign["dynamo"] = with_wedges(carried, table.wedges)
     parts = [columns.add_prefix(f"{name}_") for name, columns in foreign.items()]
     return pd.concat([frame, *parts], axis=1)
+
+
+def _without_wedge(table: ParticleTable) -> int:
+    """How many particles of a Dynamo table say that they have none."""
+    if table.format != "dynamo":
+        return 0
+    return sum(wedge == NO_WEDGE for wedge in table.wedges or ())
 
 
 def _to_carry(wedges: tuple[Wedge, ...] | None) -> bool:

@@ -1,7 +1,8 @@
 """Names of tomograms beside tables that have numbers only: Dynamo's table map.
 
-A text file with the table's name and the suffix ``.doc``; each line has a number and a name. Dynamo
-reads it; beside motive lists it is only for faml.
+A text file; each line has a number and a name. Beside ``a.tbl`` it is Dynamo's own ``a.doc``.
+Beside motive lists it is only for faml: ``a.em.doc``, ``a.star.doc``, so that tables that differ in
+the suffix alone do not share it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from faml.io.atomic import write_text_atomic
 __all__ = ["names_path", "read_names", "write_names"]
 
 
-def names_path(table: Path) -> Path:
-    """Where the names of a table's tomograms are."""
-    return table.with_suffix(".doc")
+def names_path(table: Path, source: str) -> Path:
+    """Where the names of the tomograms of a table in the format ``source`` are."""
+    return table.with_suffix(".doc") if source == "dynamo" else Path(f"{table}.doc")
 
 
-def read_names(table: Path) -> dict[int, str]:
+def read_names(table: Path, source: str) -> dict[int, str]:
     """Names by number; empty if there is no table map.
 
     Raises
@@ -30,7 +31,7 @@ def read_names(table: Path) -> dict[int, str]:
         Not text, a line that does not begin with a number and a name after it, or a number or
         name twice.
     """
-    path = names_path(table)
+    path = names_path(table, source)
     if not os.path.isfile(path):  # which also says no where the path cannot be
         return {}
     try:
@@ -59,7 +60,9 @@ def read_names(table: Path) -> dict[int, str]:
     return names
 
 
-def write_names(table: Path, numbers: Iterable[int], names: Sequence[str]) -> list[Path]:
+def write_names(
+    table: Path, source: str, numbers: Iterable[int], names: Sequence[str]
+) -> list[Path]:
     """Write the table map where names are more than the numbers; the files written, none or one.
 
     One that is there already is replaced in any case: it would name other tomograms.
@@ -70,7 +73,7 @@ def write_names(table: Path, numbers: Iterable[int], names: Sequence[str]) -> li
         The file cannot be written.
     """
     pairs = dict(zip(map(int, numbers), names, strict=True))
-    path = names_path(table)
+    path = names_path(table, source)
     if all(name == str(number) for number, name in pairs.items()) and not os.path.lexists(path):
         return []
     text = "".join(f"{number} {name}\n" for number, name in sorted(pairs.items()))

@@ -66,7 +66,7 @@ def read_stopgap(path: Path) -> ParticleTable:
         where = f"row {row + 1}" if line is None else f"line {line}"
         return f"{path}, {where}, column {column}"
 
-    names = read_names(path)
+    names = read_names(path, "stopgap")
     tomograms = whole(frame, "tomo_num", place)
     where = said(numeric(frame, _POSITION, place))
     return ParticleTable(
@@ -120,7 +120,7 @@ def write_stopgap(path: Path, table: ParticleTable, mapped: frozenset[str]) -> W
     if table.tomograms is not None:
         numbers = tomogram_numbers(table, "stopgap")
         frame = with_numbers(frame, ["tomo_num"], numbers)
-        files = write_names(path, numbers, table.tomograms)
+        files = write_names(path, "stopgap", numbers, table.tomograms)
     write_star(path, {BLOCK: frame}, _VERSION)
     return Written((path, *files), losses(table, "stopgap", _HELD, mapped), _notes(table))
 

@@ -16,9 +16,10 @@ __all__ = [
 
 REFERENCE_SHELL = 12
 REFERENCE_CANDIDATES = 50
-SECONDS_PER_PARTICLE = 0.1
+SECONDS_PER_PARTICLE = 0.07
 """Measured in CPU seconds, 32^3 and 64^3 alike: one particle, one class, one iteration at r_max 12
-with 50 candidates. On a busy machine 0.16, on an idle one 0.09."""
+with 50 candidates. 0.05 where low shells rule out most shifts, 0.09 where a CTF leaves them weak;
+twice that on a busy machine."""
 SECONDS_PER_GROUP = 0.2
 """Of one class of each fold, whatever the number of particles: references and M-step, at r_max 12.
 Busy 0.3 to 0.4."""

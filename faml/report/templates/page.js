@@ -92,6 +92,7 @@
       if (!answer.ok) throw new Error(String(answer.status));
       const version = (await answer.text()).trim();
       status.textContent = "live";
+      status.classList.remove("lost");
       if (version && version !== data.version && version !== known) {
         known = version;
         save();
@@ -105,6 +106,7 @@
       }
     } catch (error) {
       status.textContent = "no connection to faml watch";
+      status.classList.add("lost");
     }
     setTimeout(poll, 1000 * data.refresh);
   }
