@@ -17,6 +17,7 @@ from faml.config import DataConfig, build_config
 from faml.errors import ConfigurationError, InputDataError
 from faml.io.dataset import open_particles, survey_particles
 from faml.io.em import write_em
+from faml.io.formats.conversion import Conversion, convert
 from faml.io.grey_values import judge_contrast, measure_grey_values
 from faml.io.inspect import inspect_dataset
 from faml.io.inspection.identity import close_particles, identical_volumes
@@ -271,6 +272,17 @@ def table(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("a.tbl", "Dynamo table"), ("a.em", "motive list of AV3")]
+)
+def test_format_of_the_input(table, tmp_path, name, words):
+    assert inspected(table).input_format.startswith("RELION 3.1 STAR")
+    convert(Conversion(table, tmp_path / name))
+    for number, image in enumerate(read_star(table).particles["rlnImageName"], 1):
+        (tmp_path / f"particle_{number:06d}.mrc").symlink_to(table.parent / image)
+    assert inspected(tmp_path / name, tilt_range_deg=LOPSIDED).input_format.startswith(words)
+
+
 def test_close_particles_stay_in_their_tomogram(table):
     data = survey_particles(DataConfig(inputs=(str(table),)))
     found = close_particles(data, 40.0)
@@ -369,6 +381,7 @@ def test_text(cli, tmp_path, through_tilts):
     path = folder(tmp_path / "in", through_tilts["x"].volumes)
     code, out, err = cli("inspect", path, "--tilt-range", -50, 70)
     assert (code, err) == (0, "")
+    assert "loose volumes (.mrc)" in out
     assert "measured from 6 particles" in out
     assert "warning: tilts are declared about Y" in out
     code, out, _ = cli("inspect", path, "--tilt-range", -50, 70, "--tilt-axis", "x")

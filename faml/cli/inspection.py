@@ -37,6 +37,7 @@ def show_inspection(found: Inspection, console: Console, threads: int) -> None:
 def _data_rows(found: Inspection) -> list[tuple[str, str]]:
     subset = "" if found.count == found.available else f" of {found.available}"
     return [
+        ("input", found.input_format),
         ("particles", f"{found.count}{subset}"),
         ("box", f"{found.box}^3 voxels, {found.box * found.voxel_size_angstrom:.0f} Angstrom"),
         ("voxel size", _voxel_size(found)),

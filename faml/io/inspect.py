@@ -9,7 +9,8 @@ import numpy as np
 
 from faml.config import RunConfig
 from faml.io.dataset import Dataset, WeightSource, survey_particles
-from faml.io.formats import TiltRange
+from faml.io.formats import FORMATS, TiltRange, detect_format
+from faml.io.formats.relion import relion_flavour
 from faml.io.grey_values import Contrast, judge_contrast
 from faml.io.inspection.cost import (
     REFERENCE_SHELL,
@@ -61,6 +62,8 @@ class Inspection:
 
     Attributes
     ----------
+    input_format : str
+        What the input is, in words.
     count, available : int
         Particles used and in the input (they differ with a subset).
     box : int
@@ -107,6 +110,7 @@ class Inspection:
     warnings : tuple of str
     """
 
+    input_format: str
     count: int
     available: int
     box: int
@@ -168,6 +172,7 @@ def inspect_dataset(config: RunConfig) -> Inspection:
     warnings += _identity_warnings(identical, close)
     top = min(config.em.max_shell or particles.box, max(particles.box // 2 - 1, 1))
     return Inspection(
+        input_format=_input_format(data),
         count=len(particles),
         available=data.available,
         box=particles.box,
@@ -206,6 +211,16 @@ def inspect_dataset(config: RunConfig) -> Inspection:
         resolution=estimate_resolution(data),
         warnings=tuple(warnings),
     )
+
+
+def _input_format(data: Dataset) -> str:
+    star = data.star
+    if star is None:
+        suffixes = sorted({path.suffix.lower() for path in data.paths})
+        return f"loose volumes ({', '.join(suffixes)})"
+    kind = detect_format(star.path)
+    described = FORMATS[relion_flavour(star) if kind == "relion" else kind]
+    return f"{described}; 2-D tilt images" if data.weight_source == "tilt images" else described
 
 
 def _cost(config: RunConfig, data: Dataset, shell: int) -> Cost:
