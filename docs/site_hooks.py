@@ -144,7 +144,7 @@ def ribosome_table(name: str) -> str:
             ],
         )
     if name == "random":
-        chosen = [row for row in rows if row["start"] == "random" and "starts" not in row]
+        chosen = [row for row in rows if row["start"] == "random" and row.get("starts", 1) == 1]
         return _table(
             ["strategy", "seed", "iterations", "share within 20 degrees"],
             [
