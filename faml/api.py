@@ -527,7 +527,8 @@ def _config_text(em: EmRun) -> str:
 
 
 def _unused_poses(config: RunConfig, particles: ParticleSet) -> tuple[str, ...]:
-    if particles.poses is None or config.em.start not in BLIND_STARTS:
+    poses = particles.poses
+    if poses is None or poses.are_zero or config.em.start not in BLIND_STARTS:
         return ()
     if config.search.local_angle_deg is not None:
         return (

@@ -159,6 +159,9 @@ def test_zeros_are_no_poses(tmp_path):
     assert posed.particles.poses is not None
     zero = write_particles(tmp_path / "z", zero=True)
     assert survey_particles(config(zero)).particles.poses is None
+    opened = open_particles(config(zero), 0)  # boxes may be aligned already: --start poses works
+    assert opened.particles.poses.are_zero
+    assert any("aligned already" in text for text in opened.warnings)
     # Pseudo-subtomograms that lie turned in the tomogram have a pose although it is zero.
     zero.write_text(turned_boxes(zero.read_text()))
     assert survey_particles(config(zero)).particles.poses is not None

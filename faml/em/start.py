@@ -61,7 +61,7 @@ def start_assignments(particles: ParticleSet, start: str, classes: int, seed: in
         if particles.poses is None:
             raise InputDataError(
                 "--start poses needs poses: expected a STAR file with rlnAngleRot, rlnAngleTilt "
-                "and rlnAnglePsi, found none (or only zeros); use --start random"
+                "and rlnAnglePsi, found none; use --start random"
             )
         rotations = particles.poses.rotations.copy()
         translations = particles.poses.translations.copy()

@@ -164,6 +164,8 @@ def _open(config: DataConfig, seed: int, *, weights_required: bool) -> Dataset:
         grey, config.normalise, weights.power, invert=config.invert, names=source.names
     )
     poses, pose_warnings = _poses(source.star, rows, voxel_size)
+    if pose_warnings and not weights_required:
+        poses = None  # a survey has nothing to measure at them
     contrast = contrast_warning(grey, invert=config.invert)
     particles = ParticleSet(
         names=source.names,
@@ -325,12 +327,13 @@ def _poses(
     poses = star_poses(star, star_pixel_size(star) or voxel_size_angstrom)
     if poses is None:
         return None, ()
+    chosen = ParticlePoses(poses.rotations[rows], poses.translations[rows])
     if _say_nothing(star, poses):
-        return None, (
-            f"{star.path}: all angles and shifts are 0, which is no pose: the particles are taken "
-            "as without poses (of boxes that are aligned already, --start average is the mean)",
+        return chosen, (
+            f"{star.path}: all angles and shifts are 0, which says nothing unless the boxes are "
+            "aligned already",
         )
-    return ParticlePoses(poses.rotations[rows], poses.translations[rows]), ()
+    return chosen, ()
 
 
 def _say_nothing(star: RelionStar, poses: ParticlePoses) -> bool:
@@ -343,10 +346,7 @@ def _say_nothing(star: RelionStar, poses: ParticlePoses) -> bool:
         for column in SUBTOMOGRAM_COLUMNS
         if column in star.particles
     )
-    zero = not poses.translations.any() and np.array_equal(
-        poses.rotations, np.broadcast_to(np.eye(3), poses.rotations.shape)
-    )
-    return len(poses.rotations) > 1 and zero and not turned
+    return poses.are_zero and not turned
 
 
 def _header_warnings(headers: Sequence[MrcHeader]) -> list[str]:

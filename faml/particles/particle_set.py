@@ -84,6 +84,16 @@ class ParticlePoses:
     rotations: npt.NDArray[np.float64]
     translations: npt.NDArray[np.float64]
 
+    @property
+    def are_zero(self) -> bool:
+        """Whether no particle has an angle or a shift, as programs write that know none.
+
+        One particle alone may lie as the reference does.
+        """
+        rest = np.broadcast_to(np.eye(3), self.rotations.shape)
+        moved = self.translations.any() or not np.array_equal(self.rotations, rest)
+        return len(self.rotations) > 1 and not moved
+
 
 @dataclass(frozen=True)
 class ParticleSet:
