@@ -6,7 +6,8 @@ times shifts is ever stored.
 
 Most shifts are ruled out first: half of the shells, for a tenth of the work, say where a particle
 cannot be. Shifts whose best rotation lies `_RULED_OUT_NATS` behind there add some 1e-8 nats to a
-log posterior; the most measured, for one of twenty in crowded real boxes, is 0.08 (bench/results.md).
+log posterior; the most measured, for one of twenty in crowded real boxes, is 0.08
+(bench/results.md).
 """
 
 from __future__ import annotations
