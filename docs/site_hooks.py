@@ -35,6 +35,8 @@ _LAYERS = (
     ("transforms", "Transforms"),
     ("kernels", "Kernels"),
     ("metrics", "Measures"),
+    ("costs", "Costs"),
+    ("planning", "Planning"),
     ("io", "Files"),
     ("simulate", "Simulation"),
     ("compare", "Experiments"),

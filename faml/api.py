@@ -18,6 +18,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from faml.clock import StageClock
+from faml.cluster import check_cluster, connected
 from faml.config import BLIND_STARTS, DRAWN_MASKS, RunConfig, build_config, config_to_toml
 from faml.em.loop import EmRun, Progress
 from faml.em.schedule import first_align_shell
@@ -26,6 +27,7 @@ from faml.em.state import State
 from faml.em.trials import Trials
 from faml.errors import (
     CheckpointError,
+    ClusterError,
     ConfigurationError,
     InputDataError,
     OutputError,
@@ -38,6 +40,7 @@ from faml.io.lock import only_one
 from faml.io.mrc import read_volume
 from faml.io.output import CHECKPOINT_NAME, prepare_output_directory, stored_starts
 from faml.io.positions import particle_positions
+from faml.io.same_input import check_same_grey_values
 from faml.particles import ParticleSet
 from faml.results import (
     HalfResults,
@@ -102,6 +105,7 @@ def run(
     output: str | Path,
     *,
     max_resolution_angstrom: float | None = None,
+    cluster: str | None = None,
     progress: Progress | None = None,
     on_state: OnState | None = None,
     on_message: OnMessage | None = None,
@@ -118,6 +122,9 @@ def run(
         Directory of the results; must not hold another run.
     max_resolution_angstrom : float, optional
         Finest resolution used for alignment, in Angstrom; sets ``em.max_shell``.
+    cluster : str, optional
+        Who visits the particles instead of threads (`cluster.connected`). Results do not depend on
+        it.
     progress : callable, optional
         Called with (particles done, particles in all) during each pass.
     on_state : callable, optional
@@ -127,8 +134,8 @@ def run(
     report : bool
         Write ``report.html`` when all else is done.
     **settings
-        ``preset``, ``threads`` and the sections ``data``, ``search``, ``em`` as dictionaries
-        (`faml.config`).
+        ``preset``, ``threads``, ``memory_gb`` and the sections ``data``, ``search``, ``em`` as
+        dictionaries (`faml.config`).
 
     Raises
     ------
@@ -145,6 +152,7 @@ def run(
     return run_config(
         config,
         max_resolution_angstrom=max_resolution_angstrom,
+        cluster=cluster,
         progress=progress,
         on_state=on_state,
         on_message=on_message,
@@ -156,6 +164,7 @@ def run_config(
     config: RunConfig,
     *,
     max_resolution_angstrom: float | None = None,
+    cluster: str | None = None,
     progress: Progress | None = None,
     on_state: OnState | None = None,
     on_message: OnMessage | None = None,
@@ -164,9 +173,10 @@ def run_config(
     """`run` for a complete configuration (with ``data.inputs`` and ``output``)."""
     if not config.output:
         raise ConfigurationError("expected an output directory, found none; give -o DIR")
+    check_cluster(cluster)
     config = _with_absolute_paths(config)
     # Everything that can be wrong with the input is found before anything is written.
-    dataset = open_particles(config.data, config.em.seed)
+    dataset = open_particles(config.data, config.em.seed, config.memory_gb)
     particles = dataset.particles
     if max_resolution_angstrom is not None:
         config = _with_resolution(config, particles, max_resolution_angstrom)
@@ -178,7 +188,13 @@ def run_config(
     trials = _trials(em)
     directory = prepare_output_directory(config.output, dataset.files)
     warnings = (*warnings, *_unused_poses(config, particles))
-    with only_one(directory), logged(directory), ended_like_ctrl_c():
+    with (
+        only_one(directory),
+        logged(directory),
+        ended_like_ctrl_c(),
+        connected(cluster) as workers,
+    ):
+        em.workers = workers or em.workers
         write_text_atomic(directory / _CONFIG_NAME, _config_text(em))
         log_header(em, dataset)
         for warning in (*dataset.warnings, *warnings):
@@ -194,6 +210,8 @@ def resume(
     *,
     iterations: int | None = None,
     threads: int | None = None,
+    memory_gb: float | None = None,
+    cluster: str | None = None,
     progress: Progress | None = None,
     on_state: OnState | None = None,
     on_message: OnMessage | None = None,
@@ -208,7 +226,10 @@ def resume(
     iterations : int, optional
         New maximum; a converged run goes on only if this is given.
     threads : int, optional
-        Results do not depend on it.
+    memory_gb : float, optional
+        Results depend on neither.
+    cluster : str, optional
+        As in `run`; that of the run so far is not remembered.
     report : bool
         As in `run`.
 
@@ -221,8 +242,19 @@ def resume(
     if folder.name == CHECKPOINT_NAME and folder.is_file():
         folder = folder.parent
     read_run(_last_written(folder))  # no lock file where there is no run
+    check_cluster(cluster)
     with only_one(folder), ended_like_ctrl_c():
-        return _go_on(folder, iterations, threads, progress, on_state, on_message, report=report)
+        return _go_on(
+            folder,
+            iterations,
+            threads,
+            memory_gb,
+            cluster,
+            progress,
+            on_state,
+            on_message,
+            report=report,
+        )
 
 
 def _last_written(folder: Path) -> Path:
@@ -236,6 +268,8 @@ def _go_on(
     folder: Path,
     iterations: int | None,
     threads: int | None,
+    memory_gb: float | None,
+    cluster: str | None,
     progress: Progress | None,
     on_state: OnState | None,
     on_message: OnMessage | None,
@@ -245,10 +279,11 @@ def _go_on(
     last = _last_written(folder)
     starting = last.name != CHECKPOINT_NAME
     stored = read_run(last)
-    config = _changed(stored.config, iterations=iterations, threads=threads)
-    dataset = open_particles(config.data, config.em.seed)
+    config = _changed(stored.config, iterations=iterations, threads=threads, memory_gb=memory_gb)
+    dataset = open_particles(config.data, config.em.seed, config.memory_gb)
     particles = dataset.particles
     _check_same_particles(folder, stored, particles)
+    check_same_grey_values(folder, stored.names, stored.grey_values, dataset.grey)
     reference, warnings = _reference(config, particles)
     state = None if starting else stored.state
     if state is not None and iterations is not None and iterations > state.iteration:
@@ -256,7 +291,8 @@ def _go_on(
     mask = _mask(config)
     clock = StageClock()
     em = EmRun(particles, config, reference=reference, mask=mask, progress=progress, clock=clock)
-    with logged(folder):
+    with logged(folder), connected(cluster) as workers:
+        em.workers = workers or em.workers
         write_text_atomic(folder / _CONFIG_NAME, _config_text(em))
         _LOG.info("resumed after %s", f"iteration {state.iteration}" if state else "some starts")
         done = _carry_out(em, _trials(em), dataset, folder, state, on_state, on_message, warnings)
@@ -319,7 +355,9 @@ def _carry_out(
     on_message: OnMessage | None,
     warnings: tuple[str, ...],
 ) -> RunResult:
-    checkpoint = HDF5Checkpoint(directory / CHECKPOINT_NAME, em.config, dataset.particles)
+    checkpoint = HDF5Checkpoint(
+        directory / CHECKPOINT_NAME, em.config, dataset.particles, grey=dataset.grey
+    )
     if resume_from is not None:
         checkpoint.saved = [resume_from]
     finished = False
@@ -356,6 +394,9 @@ def _carry_out(
     except KeyboardInterrupt as error:
         message = _interrupted(checkpoint, dataset, directory, em, finished=finished)
         raise KeyboardInterrupt(message) from error
+    except (ClusterError, InputDataError, OutputError) as error:
+        checkpoint.explain(error)
+        raise
     every = (*dataset.warnings, *warnings, *(halves.warnings if halves else ()))
     return RunResult(em.config, final, directory, maps, star, every, halves)
 
@@ -408,12 +449,20 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _changed(config: RunConfig, *, threads: int | None = None, **em: int | None) -> RunConfig:
+def _changed(
+    config: RunConfig,
+    *,
+    threads: int | None = None,
+    memory_gb: float | None = None,
+    **em: int | None,
+) -> RunConfig:
     """The configuration with other settings where they are not None, validated."""
     values = config.model_dump()
     values["em"] |= {key: value for key, value in em.items() if value is not None}
     if threads is not None:
         values["threads"] = threads
+    if memory_gb is not None:
+        values["memory_gb"] = memory_gb
     return build_config(**values)
 
 

@@ -28,6 +28,18 @@ class StageClock:
             with self._lock:
                 self._seconds[name] = self._seconds.get(name, 0.0) + spent
 
+    def add(self, seconds: dict[str, float]) -> None:
+        """Count what another clock has counted."""
+        with self._lock:
+            for name, spent in seconds.items():
+                self._seconds[name] = self._seconds.get(name, 0.0) + spent
+
+    def taken(self) -> dict[str, float]:
+        """CPU seconds of each stage since this was last asked."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, {}
+            return seconds
+
     @property
     def seconds(self) -> dict[str, float]:
         """CPU seconds of each stage so far, in the order in which stages were first left."""

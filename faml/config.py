@@ -6,6 +6,7 @@ run can always be repeated.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any, Literal, TypeVar
 
@@ -26,10 +27,17 @@ __all__ = [
     "build_config",
     "config_from_toml",
     "config_to_toml",
+    "toml_values",
     "validated",
 ]
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+_INTEGER_BITS = 63
+_DEEP_KEY = re.compile(
+    r"""(?:(?:[A-Za-z0-9_-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')[ \t]{0,8}\.[ \t]{0,8}){100}"""
+)
+"""A name of more than 100 parts."""
 
 
 DRAWN_MASKS = ("sphere", "auto")
@@ -48,7 +56,8 @@ class DataConfig(_Section):
     """Which particles are read and how."""
 
     inputs: tuple[str, ...] = ()
-    """MRC or EM files, folders, globs, or one table: STAR file, Dynamo table, motive list."""
+    """MRC or EM files, folders, globs, one pack, or one table: STAR file, Dynamo table, motive
+    list."""
     particles_folder: str | None = None
     """Where the files are of a table that knows particles by number; None looks beside it."""
     wedge_list: str | None = None
@@ -184,6 +193,11 @@ class EmConfig(_Section):
     similarity: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """How strongly class averages are pulled to their common mean in the first iteration, relative
     to their data; falls to zero with `exploration` (Scheres et al. 2009)."""
+    batch: int | None = Field(default=None, ge=1)
+    """Particles that each of the first iterations visits, drawn at random; averages are made of
+    decaying means over batches. None visits all from the beginning."""
+    batch_iterations: int = Field(default=24, ge=1)
+    """How many iterations visit a `batch`; the others visit all particles."""
     max_shell: int | None = Field(default=None, ge=2)
     """Largest Fourier radius used for alignment; None is the last shell below Nyquist."""
     chunk_size: int = Field(default=8, ge=1)
@@ -204,6 +218,9 @@ class RunConfig(_Section):
     preset: Literal["robust", "paper"] = "robust"
     output: str = ""
     threads: int = Field(default=1, ge=1)
+    memory_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Bounds what each process keeps in memory of particles and weights, so that they are not read
+    again; no result depends on it. None keeps a few weights and no particles."""
     data: DataConfig = DataConfig()
     search: SearchConfig = SearchConfig()
     em: EmConfig = EmConfig()
@@ -322,8 +339,8 @@ def build_config(
     preset : str
         A key of `PRESETS`.
     **sections
-        ``data``, ``search``, ``em`` as dictionaries (None values mean "not set"), and ``output``
-        and ``threads``.
+        ``data``, ``search``, ``em`` as dictionaries (None values mean "not set"), and ``output``,
+        ``threads`` and ``memory_gb``.
 
     Raises
     ------
@@ -356,10 +373,37 @@ def config_to_toml(config: RunConfig) -> str:
 def config_from_toml(text: str) -> RunConfig:
     """Inverse of `config_to_toml`; raises ConfigurationError for anything not understood."""
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"the configuration is not valid TOML: {error}") from error
+        values = toml_values(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"the configuration is {error}") from error
     return _validated(values)
+
+
+def toml_values(text: str) -> dict[str, Any]:
+    """What TOML says; raises ConfigurationError for what is none, or whole numbers beyond 64 bits.
+
+    Python would read those, and fail to write or convert them later.
+    """
+    nested = "not valid TOML: tables or lists are nested too deeply"
+    if _DEEP_KEY.search(text):  # which would take the square of its parts to read
+        raise ConfigurationError(nested)
+    try:
+        values = tomllib.loads(text)
+        _check_integers(values)
+    except RecursionError as error:
+        raise ConfigurationError(nested) from error
+    except ValueError as error:  # also for numbers of too many digits
+        raise ConfigurationError(f"not valid TOML: {error}") from error
+    return values
+
+
+def _check_integers(value: object) -> None:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        _check_integers(each)
+    if isinstance(value, int) and value.bit_length() > _INTEGER_BITS:
+        msg = f"expected whole numbers of 64 bits, found one of {value.bit_length()} bits"
+        raise ValueError(msg)
 
 
 def _validated(values: dict[str, Any]) -> RunConfig:

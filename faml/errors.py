@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "CheckpointError",
+    "ClusterError",
     "ConfigurationError",
     "FamlError",
     "InputDataError",
@@ -22,7 +23,7 @@ class FamlError(Exception):
     ----------
     exit_code : int
         Exit status of the command line (0 success, 1 unexpected failure, 2 wrong usage,
-        3 bad input data, 4 output or checkpoint, 130 interrupted).
+        3 bad input data, 4 output or checkpoint, 5 workers lost, 130 interrupted).
     """
 
     exit_code = 1
@@ -48,3 +49,9 @@ class OutputError(FamlError):
 
 class CheckpointError(OutputError):
     """A checkpoint that cannot be read, written or continued."""
+
+
+class ClusterError(FamlError):
+    """Workers or their scheduler cannot be reached, or are lost."""
+
+    exit_code = 5

@@ -12,6 +12,7 @@ from faml.em.state import State
 from faml.errors import FamlError, OutputError
 from faml.io.checkpoint import software_versions
 from faml.io.dataset import Dataset
+from faml.io.output import refuse_links
 
 __all__ = ["log_header", "log_state", "logged"]
 
@@ -94,6 +95,7 @@ class _LogFile(logging.FileHandler):
 @contextmanager
 def logged(directory: Path) -> Iterator[None]:
     """Send the log of the package, and errors, to ``run.log`` for the time of a run."""
+    refuse_links(directory / "slices", directory / "run.log")
     try:
         (directory / "slices").mkdir(exist_ok=True)
         handler = _LogFile(directory / "run.log", encoding="utf-8")

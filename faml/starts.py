@@ -14,7 +14,7 @@ from faml.errors import OutputError
 from faml.io.atomic import write_text_atomic
 from faml.io.checkpoint import HDF5Checkpoint, read_run
 from faml.io.dataset import Dataset
-from faml.io.output import start_path
+from faml.io.output import refuse_links, start_path
 from faml.results import draw_classes
 from faml.run_log import log_state
 
@@ -58,6 +58,7 @@ def best_start(
         if on_message is not None:
             on_message(text)
 
+    refuse_links(directory / "starts")
     try:
         (directory / "starts").mkdir(exist_ok=True)
     except OSError as error:
@@ -72,7 +73,9 @@ def best_start(
 
     def keep(number: int, state: State) -> None:
         path = start_path(directory, number)
-        HDF5Checkpoint(path, config, dataset.particles, history=False).save(state)
+        HDF5Checkpoint(path, config, dataset.particles, history=False, grey=dataset.grey).save(
+            state
+        )
         log_state(state, dataset, config.search.posterior_mass)
         draw_classes(path.with_suffix(".png"), state, dataset)
         if on_state is not None:

@@ -51,6 +51,13 @@ def assert_states_equal(a, b):
                     np.testing.assert_array_equal(
                         getattr(one, part.name), getattr(other, part.name)
                     )
+        elif field.name == "running":
+            assert (mine is None) == (theirs is None)
+            if mine is not None:
+                assert (mine.steps, mine.sum_shell) == (theirs.steps, theirs.sum_shell)
+                np.testing.assert_array_equal(mine.inverse_counts, theirs.inverse_counts)
+                for one, other in zip(mine.means, theirs.means, strict=True):
+                    np.testing.assert_array_equal(one.as_vector(), other.as_vector())
         elif field.name in ("model", "assignments"):
             for part in fields(mine):
                 x, y = np.asarray(getattr(mine, part.name)), np.asarray(getattr(theirs, part.name))

@@ -128,6 +128,6 @@ def _grid(run, state):
 
 
 def _fixed(run):
-    from faml.em.passes import FixedPose
+    from faml.em.search import FixedPose
 
     return FixedPose(run._context)

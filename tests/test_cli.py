@@ -315,7 +315,7 @@ def test_inspect(cli, folder):
         (["--max-resolution", "0"], 2, "finest resolution"),
         (["--particle-diameter", "1000"], 2, "exceeds the box"),
         (["--particle-diameter", "30"], 2, "at least 4 voxels (40 Angstrom), found 30"),
-        (["--config", "absent.toml"], 2, "absent.toml: cannot be read"),
+        (["--config", "absent.toml"], 2, "absent.toml: the file does not exist"),
         (["--classes", "many"], 2, "run --help"),
         (["--nonsense"], 2, "--nonsense"),
         (["--folds", "100"], 2, "at most as many folds as particles"),

@@ -24,7 +24,7 @@ from faml.compare.page import results_page, section_of, summary
 from faml.compare.pictures import draw_pictures
 from faml.compare.table import tidy, write_tables
 from faml.compare.work import carry_out, make_data
-from faml.errors import ConfigurationError, FamlError, InputDataError, OutputError
+from faml.errors import FamlError, InputDataError, OutputError
 from faml.io.lock import only_one
 from faml.io.mrc import write_volume
 
@@ -114,7 +114,7 @@ def test_keys_change_with_what_makes_a_result(experiment):
     [
         ("seeds = [1, 2]", "seeds = []", "seeds"),
         ("[data]", "[data]\nseed = 3", "give `seeds`"),
-        ('title = "Two ways"', "title = ", "expected TOML"),
+        ('title = "Two ways"', "title = ", "not valid TOML"),
         ("box = 20", "boks = 20", "boks"),
         ('["C1"]', '["X9"]', "X9"),
         ('["C1"]', '["C1", "C1"]', "one per model"),
@@ -132,7 +132,7 @@ def test_keys_change_with_what_makes_a_result(experiment):
         ("[methods.faml]", '[methods."a/b"]', "should match pattern"),
         ("[sweep]", "[[cases]]\nbox = 24\n[sweep]", "cases.0.name"),
         ("[sweep]", '[[cases]]\nname = "a"\n[[cases]]\nname = "a"\n[sweep]', "name of its own"),
-        ("max_shift_voxels = 1.0", "max_shift_voxels = 1.0\ncounts = [0]", "expected TOML"),
+        ("max_shift_voxels = 1.0", "max_shift_voxels = 1.0\ncounts = [0]", "not valid TOML"),
     ],
 )
 def test_wrong_experiments_are_refused_at_once(experiment, old, new, message, capsys):
@@ -542,5 +542,5 @@ def test_no_results_make_no_pictures(tmp_path):
 def test_errors_of_the_package():
     with pytest.raises(InputDataError):
         read_experiment(Path("nowhere.toml"))
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InputDataError, match="binary data, not text; expected an experiment"):
         read_experiment(EXPERIMENTS / "models" / "groel_12A.mrc")

@@ -16,7 +16,7 @@ from faml.config import build_config
 from faml.conventions import rotation_angle_deg
 from faml.em.folds import folds_of, split_into_folds
 from faml.em.loop import EmRun
-from faml.em.passes import FixedPose
+from faml.em.search import FixedPose
 from faml.em.statistics import total_of
 from faml.errors import ConfigurationError
 from faml.io.checkpoint import HDF5Checkpoint, read_run

@@ -460,7 +460,7 @@ def test_reading_tilt_angles(tmp_path):
         ("-90\n90\n", "found 1"),  # one plane
         ("-1.05\n0.0\n1.05\n", "radians"),
         (b"\xff\xfe\x00\x80", "binary"),
-        (None, "cannot be read"),
+        (None, "does not exist"),
     ],
 )
 def test_bad_tilt_angles(tmp_path, text, words):

@@ -35,6 +35,8 @@ from faml.cli.options import (
     WedgeList,
     all_cores,
 )
+from faml.cli.pack import pack
+from faml.cli.plan import plan
 from faml.cli.report import report
 from faml.cli.run import resume, run
 from faml.cli.simulate import simulate
@@ -47,7 +49,8 @@ __all__ = ["app", "main"]
 
 _CODES = (
     "Exit codes: 0 success; 1 unexpected failure; 2 wrong usage or setting; 3 bad input data; "
-    "4 output or checkpoint cannot be used; 130 interrupted (faml resume continues)."
+    "4 output or checkpoint cannot be used; 5 workers lost; 130 interrupted "
+    "(faml resume continues)."
 )
 _INTERRUPTED = "interrupted before anything was written"
 _INTERRUPTED_TWICE = "interrupted; what run.h5 of the output directory holds can be resumed"
@@ -110,6 +113,8 @@ app.command()(watch)
 app.command()(snr)
 app.command()(compare)
 app.command()(convert)
+app.command()(pack)
+app.command()(plan)
 
 
 @app.command()

@@ -11,6 +11,7 @@ __all__ = [
     "Diameter",
     "Inputs",
     "Invert",
+    "Memory",
     "Normalise",
     "ParticlesFolder",
     "Quiet",
@@ -29,8 +30,8 @@ __all__ = [
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        help="MRC or EM files, folders, quoted globs, or one table: RELION, Warp or STOPGAP STAR, "
-        "Dynamo .tbl, motive list .em."
+        help="MRC or EM files, folders, quoted globs, one pack (faml pack), or one table: RELION, "
+        "Warp or STOPGAP STAR, Dynamo .tbl, motive list .em."
     ),
 ]
 ParticlesFolder = Annotated[
@@ -78,6 +79,24 @@ Normalise = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", help="Default: all cores. Results do not depend on it.")
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="WHERE",
+        help="Visit particles in Dask workers: local:N, tcp://scheduler:port, a scheduler file "
+        "(.json) or a batch system (.toml). Results do not depend on it.",
+    ),
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory",
+        metavar="GB",
+        help="What each process may keep of particles and weights, so as not to read them again. "
+        "Default: a few weights. Results do not depend on it.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Subset = Annotated[int | None, typer.Option("--subset", help="A random subset for a first look.")]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from faml.cli.options import (
+    Cluster,
     Diameter,
     Invert,
+    Memory,
     Normalise,
     ParticlesFolder,
     Quiet,
@@ -41,8 +42,8 @@ def run(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="MRC or EM files, folders, quoted globs, or one table: RELION, Warp or STOPGAP "
-            "STAR, Dynamo .tbl, motive list .em.",
+            help="MRC or EM files, folders, quoted globs, one pack (faml pack), or one table: "
+            "RELION, Warp or STOPGAP STAR, Dynamo .tbl, motive list .em.",
             show_default=False,
         ),
     ] = None,
@@ -63,6 +64,8 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result. Default: 0.")] = None,
     threads: Threads = None,
+    memory: Memory = None,
+    cluster: Cluster = None,
     max_shift: Annotated[
         float | None,
         typer.Option(
@@ -102,6 +105,12 @@ def run(
     ] = None,
     proposal: Annotated[
         str | None, typer.Option(help="Candidates of fa and faml: phase (default) or amplitude.")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Particles that each of the first 24 iterations visits, for thousands and more."
+        ),
     ] = None,
     folds: Annotated[
         int | None,
@@ -247,6 +256,7 @@ def run(
             "start_lowpass_angstrom": start_lowpass,
             "update": update,
             "max_shell": max_shell,
+            "batch": batch,
             "folds": folds,
             "half_sets": half_sets,
             "split_by": split_by,
@@ -255,13 +265,16 @@ def run(
             "mask": mask,
         },
     )
-    _run(settings, output, max_resolution, quiet=quiet, report=report)
+    if memory is not None:
+        settings["memory_gb"] = memory
+    _run(settings, output, max_resolution, cluster, quiet=quiet, report=report)
 
 
 def _run(
     settings: dict[str, Any],
     output: Path,
     max_resolution: float | None,
+    cluster: str | None,
     *,
     quiet: bool,
     report: bool,
@@ -281,6 +294,7 @@ def _run(
         result = api.run(
             inputs,
             max_resolution_angstrom=max_resolution,
+            cluster=cluster,
             progress=display.progress,
             on_state=display.state,
             on_message=display.say,
@@ -296,6 +310,8 @@ def resume(
         int | None, typer.Option(help="New maximum; a converged run goes on only with this.")
     ] = None,
     threads: Threads = None,
+    memory: Memory = None,
+    cluster: Cluster = None,
     report: Report = True,
     quiet: Quiet = False,
 ) -> None:
@@ -308,6 +324,8 @@ def resume(
             directory,
             iterations=iterations,
             threads=all_cores() if threads is None else threads,
+            memory_gb=memory,
+            cluster=cluster,
             progress=display.progress,
             on_state=display.state,
             on_message=display.say,
@@ -345,7 +363,7 @@ def merged_settings(
         The file is missing, not TOML, or a section of it is not a table.
     """
     values = {} if config is None else _read_toml(config)
-    unknown = set(values) - {*_SECTIONS, "preset", "threads", "output"}
+    unknown = set(values) - {*_SECTIONS, "preset", "threads", "memory_gb", "output"}
     if unknown:
         raise ConfigurationError(
             f"{config}: unknown setting {', '.join(sorted(unknown))}; settings stand in the tables "
@@ -364,15 +382,18 @@ def merged_settings(
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    from faml.config import toml_values
+    from faml.errors import InputDataError
+    from faml.io.files import read_text
+
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be read ({error.strerror}); give a TOML file such as the config.toml "
-            "of a run"
-        ) from error
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise ConfigurationError(f"{path}: not valid TOML ({error}); correct it") from error
+        text = read_text(path, "settings in TOML, such as the config.toml of a run")
+    except InputDataError as error:
+        raise ConfigurationError(str(error)) from error
+    try:
+        return toml_values(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}; correct it") from error
 
 
 def _summary(display: RunDisplay, result: RunResult) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,14 +12,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from faml.config import build_config, validated
-from faml.errors import ConfigurationError, InputDataError
+from faml.config import build_config, toml_values, validated
+from faml.errors import ConfigurationError
+from faml.io.files import open_regular, read_text
 from faml.simulate.settings import Simulation, build_simulation
 from faml.symmetry import point_group
 
 __all__ = ["Case", "DataPoint", "Experiment", "Method", "Task", "in_words", "read_experiment"]
 
 _KEY_LENGTH = 10
+_MOST_RUNS = 100_000
+_RELION_OURS = frozenset({"--i", "--o", "--K", "--iter", "--j", "--random_seed"})
+"""With a name of its own, an experiment could write outside of its results."""
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names are parts of file names."""
 
@@ -194,17 +198,14 @@ def read_experiment(path: Path, *, quick: bool = False) -> tuple[Experiment, lis
     Raises
     ------
     InputDataError
-        The file, or a model it names, cannot be read.
+        The file, or a model it names, cannot be read, or it is no text.
     ConfigurationError
-        It is no TOML, or a setting is unknown or out of range; of methods and simulations, too.
+        It is no TOML, asks for more than 100 000 runs, or a setting is unknown or out of range; of
+        methods and simulations, too.
     """
+    text = read_text(path, "an experiment in TOML")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: expected TOML: {error}") from error
-    try:
+        values = toml_values(text)
         if quick:
             # As it is, so that what it is has been checked.
             values = _merged(values, validated(Experiment, values).quick)
@@ -276,6 +277,11 @@ def _check(method: Method) -> None:
         raise ConfigurationError(
             f"{', '.join(sorted(strange))} does not belong to kind {method.kind!r}"
         )
+    ours = sorted(_RELION_OURS & {argument.partition("=")[0] for argument in method.arguments})
+    if ours:
+        raise ConfigurationError(
+            f"{', '.join(ours)} of RELION is the experiment's; leave it out of arguments"
+        )
     if {"seed", "classes"} & set(method.em):
         raise ConfigurationError("seed and classes are the experiment's; leave them out of em")
     build_config(preset=method.preset, data=method.data, search=method.search, em=method.em)
@@ -283,7 +289,15 @@ def _check(method: Method) -> None:
 
 def _data_points(experiment: Experiment, base: Path) -> list[DataPoint]:
     names = list(experiment.sweep)
+    count = math.prod(map(len, (*experiment.sweep.values(), experiment.seeds, experiment.methods)))
+    count *= max(1, len(experiment.cases))
+    if count > _MOST_RUNS:
+        raise ConfigurationError(
+            f"expected up to {_MOST_RUNS} runs, found {count} combinations of sweeps, cases, seeds "
+            "and methods; split the experiment"
+        )
     points = []
+    digests: dict[str, str] = {}
     for case in experiment.cases or (None,):
         own = {} if case is None else dict(case.model_extra or {})
         for values in product(*experiment.sweep.values()):
@@ -296,21 +310,19 @@ def _data_points(experiment: Experiment, base: Path) -> list[DataPoint]:
                         f"expected one symmetry, or one per model ({len(simulation.models)}), "
                         f"found {len(experiment.symmetries)}"
                     )
-                key = _data_key(simulation, base)
+                key = _data_key(simulation, base, digests)
                 name = "" if case is None else case.name
                 points.append(DataPoint(simulation, name, swept, key))
     return points
 
 
-def _data_key(simulation: Simulation, base: Path) -> str:
-    models = []
+def _data_key(simulation: Simulation, base: Path, digests: dict[str, str]) -> str:
+    """Key of a data set; ``digests`` of models that were read already are kept."""
     for model in simulation.models:
-        try:
-            models.append(hashlib.sha256((base / model).read_bytes()).hexdigest())
-        except OSError as error:
-            raise InputDataError(
-                f"{base / model}: expected a model, cannot read it ({error.strerror})"
-            ) from error
+        if model not in digests:
+            with open_regular(base / model) as stream:
+                digests[model] = hashlib.file_digest(stream, "sha256").hexdigest()
+    models = [digests[model] for model in simulation.models]
     return _digest({"models": models, "settings": simulation.model_dump(exclude={"models"})})
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
+from faml.clock import StageClock
 from faml.config import RunConfig
 from faml.conventions import FloatArray
 from faml.em.expectation import shell_power
-from faml.em.passes import chunks_of, in_order
+from faml.em.workers import Workers, chunks_of
 from faml.model import ZETA2_FLOOR, Model
 from faml.particles import ParticleSet
 from faml.particles.view import ParticleViews, Pose
@@ -19,7 +22,42 @@ __all__ = ["blank_model"]
 _IDENTITY = Pose(0, np.eye(3), np.zeros(3))
 
 
-def blank_model(particles: ParticleSet, config: RunConfig, max_shift_voxels: float) -> Model:
+@dataclass(frozen=True)
+class PowerPlan:
+    """Measures the power of particles (`workers.Plan`)."""
+
+    def begin(self, particles: ParticleSet, clock: StageClock) -> PowerSums:
+        """See `workers.Plan`."""
+        return PowerSums(particles, clock)
+
+
+class PowerSums:
+    """Power of particles per shell."""
+
+    def __init__(self, particles: ParticleSet, clock: StageClock) -> None:
+        full = full_resolution_shell(particles.box)
+        self._views = ParticleViews(particles, fourier_grid(particles.box, full, full))
+        self._shells = full + 1
+        self._clock = clock
+
+    def of(self, chunk: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+        """Sums of ``|y|^2 / W`` and of the components behind them per shell, (S,) float64 each."""
+        part, seen = np.zeros(self._shells), np.zeros(self._shells)
+        with self._clock.stage("reading"):
+            for index in chunk.tolist():
+                particle = self._views.particle(index, _IDENTITY)
+                part += shell_power(particle)
+                seen += particle.weight.observed
+        return part, seen
+
+
+def blank_model(
+    particles: ParticleSet,
+    config: RunConfig,
+    max_shift_voxels: float,
+    workers: Workers,
+    clock: StageClock,
+) -> Model:
     """Averages of nothing: the data's own power is the noise.
 
     Parameters
@@ -28,23 +66,14 @@ def blank_model(particles: ParticleSet, config: RunConfig, max_shift_voxels: flo
     config : RunConfig
     max_shift_voxels : float
         Its ball has the variance of the shift prior.
+    workers : Workers
+    clock : StageClock
     """
     em, box = config.em, particles.box
-    full = full_resolution_shell(box)
-    shells = full + 1
-    power, observed = np.zeros(shells), np.zeros(shells)
-    views = ParticleViews(particles, fourier_grid(box, full, full))
-
-    def work(chunk: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
-        part, seen = np.zeros(shells), np.zeros(shells)
-        for i in chunk:
-            particle = views.particle(int(i), _IDENTITY)
-            part += shell_power(particle)
-            seen += particle.weight.observed
-        return part, seen
-
     chunks = chunks_of(np.arange(len(particles)), em.chunk_size)
-    for part, seen in in_order(work, chunks, config.threads):
+    shells = full_resolution_shell(box) + 1
+    power, observed = np.zeros(shells), np.zeros(shells)
+    for part, seen in workers.begin(PowerPlan(), particles, clock).map(PowerSums.of, chunks):
         power += part
         observed += seen
     noise = power / np.maximum(observed, 1.0)

@@ -30,7 +30,7 @@ def check_run(
     box = particles.box
     full = full_resolution_shell(box)
     if full < 2:
-        raise InputDataError(f"expected boxes of at least 6 voxels, found {box}")
+        raise InputDataError(f"expected boxes of at least 5 voxels, found {box}")
     shift = config.search.max_shift_voxels
     if shift is not None and shift >= box / 2:
         raise ConfigurationError(

@@ -7,7 +7,7 @@ added in chunk order, so results do not depend on the number of threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -22,15 +22,16 @@ from faml.em.axes import (
     onto_axes,
     seen_about_standard_axes,
 )
+from faml.em.batches import batch_of, in_batches
 from faml.em.blank import blank_model
 from faml.em.checks import check_run, largest_shift, whole_tomograms
-from faml.em.expectation import ParticleResult
 from faml.em.folds import folds_of
 from faml.em.groups import Estimates, Groups
 from faml.em.halves import agreement, frame_reach, split_into_halves, unmoved
 from faml.em.maximization import MStep, maximise
-from faml.em.passes import FixedPose, Pass, Search, chunks_of, collect, in_order
+from faml.em.passes import Pass, Progress, run_pass
 from faml.em.reseed import reseeded, reseeding, starved
+from faml.em.running import after_batch
 from faml.em.schedule import (
     LOOK_AHEAD,
     attraction,
@@ -46,15 +47,15 @@ from faml.em.schedule import (
     ssnr_needed,
     stop_reason,
 )
+from faml.em.search import FixedPose, PassPlan
 from faml.em.start import fixed_assignments, start_assignments, start_seed
 from faml.em.state import Assignments, State, SymmetrySeen
-from faml.em.statistics import Statistics
+from faml.em.workers import Threads, Workers
 from faml.errors import ConfigurationError
 from faml.model import Model
 from faml.particles import ParticleSet
-from faml.particles.view import ParticleViews
-from faml.references import References, band_limit
-from faml.strategies.base import SearchContext, Strategy, prepare
+from faml.references import band_limit
+from faml.strategies.base import SearchContext, Strategy
 from faml.strategies.fast_alignment import FastAlignment
 from faml.strategies.registry import create_strategy
 from faml.symmetry import point_group
@@ -64,9 +65,6 @@ from faml.transforms.masks import soft_sphere
 __all__ = ["EmRun", "Progress"]
 
 _LOG = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called with (particles done, particles in all) during a pass."""
 
 _DEFAULT_RADIUS = 0.3
 """Particle radius as a fraction of the box where no diameter is given."""
@@ -92,6 +90,8 @@ class EmRun:
         Which of several random starts (`em.trials`); 1 is that of a run without others.
     clock : StageClock, optional
         Told where the time goes.
+    workers : Workers, optional
+        Who visits the particles; as many threads as the configuration says by default.
 
     Raises
     ------
@@ -109,11 +109,14 @@ class EmRun:
         progress: Progress | None = None,
         start_number: int = 1,
         clock: StageClock | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self.particles = particles
         self.config = config
         self._progress = progress
         self._clock = clock or StageClock()
+        self.workers: Workers = workers or Threads(config.threads)
+        """Who visits the particles; may be replaced."""
         self._reference = reference
         self._mask = mask
         self._start_number = start_number
@@ -177,6 +180,7 @@ class EmRun:
             progress=self._progress,
             start_number=start_number,
             clock=self._clock,
+            workers=self.workers,
         )
 
     # ------------------------------------------------------------------ states
@@ -220,7 +224,8 @@ class EmRun:
         """The state in a frame in which the run's symmetry can be imposed, if it was not yet."""
         if state.symmetry == self.symmetry.name:
             return state
-        return onto_axes(state, self.symmetry, self.particles.voxel_size_angstrom)
+        turned = onto_axes(state, self.symmetry, self.particles.voxel_size_angstrom)
+        return replace(turned, running=None)
 
     def finish(self, state: State) -> State:
         """The last state with averages at full resolution.
@@ -270,7 +275,9 @@ class EmRun:
         grid = fourier_grid(
             box, align_shell, full if known else min(align_shell + LOOK_AHEAD, full)
         )
-        model = blank_model(self.particles, self.config, self.max_shift_voxels)
+        model = blank_model(
+            self.particles, self.config, self.max_shift_voxels, self.workers, self._clock
+        )
         if self._reference is not None:
             assignments = self._align_to_reference(self._reference, model, grid, assignments)
         done = self._pass((model,), grid, FixedPose(self._context), assignments, 0)
@@ -382,10 +389,15 @@ class EmRun:
             settled=bool(keep),
             refine=bool(keep) and state.iteration > 0,
             last=bool(keep),
+            batch=keep is None,
         )
         lost = starved(done.assignments, em)
         if len(lost) and keep is None and reseeding(iteration, em):
             done = self._reseeded(done, state, grid, lost, iteration)
+        running = None
+        if keep is None and in_batches(iteration, len(self.particles), em):
+            running = after_batch(state.running, done.sums, grid)
+            done = replace(done, sums=running.sums)
         found = self._maximise(
             done,
             state.model,
@@ -396,13 +408,21 @@ class EmRun:
             last=keep is not None,
             attraction=0.0 if keep else attraction(iteration, em),
         )
-        changes = measure_changes(state.assignments, done.assignments, self.symmetry)
+        visited = done.visited
+        changes = measure_changes(
+            state.assignments.take(visited), done.assignments.take(visited), self.symmetry
+        )
+        own_frame = found
         found, assignments, fsc = self._compared(
             found, done.assignments, align_shell, settled=keep is not None
         )
         ssnr = measured_ssnr(found.step.ssnr, fsc)
-        log_likelihood = float(assignments.log_likelihoods.sum())
-        best, stalled = best_and_stalled(state, log_likelihood, align_shell, em)
+        log_likelihood = float(assignments.log_likelihoods[visited].sum())
+        log_likelihood *= len(assignments) / len(visited)
+        best, stalled = log_likelihood, 0
+        all_twice = not any(in_batches(i, len(assignments), em) for i in (iteration - 1, iteration))
+        if all_twice:  # what batches say of the likelihood scatters by more than gains are
+            best, stalled = best_and_stalled(state, log_likelihood, align_shell, em)
         new = State(
             iteration=state.iteration if keep else iteration,
             model=found.step.model,
@@ -421,10 +441,11 @@ class EmRun:
             best_log_likelihood=best,
             stalled=stalled,
             symmetry_seen=state.symmetry_seen,
+            running=running if found is own_frame else None,
         )
         if keep:
             return replace(new, changes=keep.changes, stop_reason=keep.stop_reason)
-        return replace(new, stop_reason=stop_reason(state, new, em))
+        return replace(new, stop_reason=stop_reason(state, new, em)) if all_twice else new
 
     def _compared(
         self,
@@ -516,63 +537,44 @@ class EmRun:
         settled: bool = False,
         refine: bool = False,
         last: bool = False,
+        batch: bool = False,
     ) -> Pass:
-        """One pass over all particles: posteriors and sums under one model, or one per group.
+        """One pass over the particles: posteriors and sums under one model, or one per group.
 
         ``settled`` passes do not explore, and see to classes as the iteration before did;
         ``refine`` moves poses below grid spacing, unless the configuration forbids it; after the
-        ``last`` nothing is held out, and there is one sum of each half, not of each fold.
+        ``last`` nothing is held out, and there is one sum of each half, not of each fold; with
+        ``batch`` those are visited that the iteration has drawn, else all.
         """
-        bandwidth = band_limit(
-            grid.box, grid.align_shell, self.radius_voxels, self.config.search.max_bandwidth
-        )
-        explored = 0.0 if settled else exploration(iteration, self.config.em)
-        with self._clock.stage("references"):
-            references = tuple(References(model, grid, bandwidth, explored) for model in models)
-            # Tables are made here: pyshtools must not be called from a worker thread.
-            references[0].shell_plan, references[0].rotation_plan
-            prepare(strategy, references[0])
-        views = ParticleViews(self.particles, grid)
-        balanced = classes_balanced(iteration - settled, self.config.em)
-        search = Search(
-            views=views,
-            references=references,
-            group_of=self._groups.group_of,
+        em, search = self.config.em, self.config.search
+        plan = PassPlan(
+            models=models,
+            align_shell=grid.align_shell,
+            sum_shell=grid.sum_shell,
+            bandwidth=band_limit(
+                grid.box, grid.align_shell, self.radius_voxels, search.max_bandwidth
+            ),
+            exploration=0.0 if settled else exploration(iteration, em),
             strategy=strategy,
-            before=before,
             iteration=iteration,
             seed=self._seed,
-            balanced=balanced,
-            sharpness=1.0 if settled else sharpness(iteration, self.config.em),
-            refine=self._context if refine and self.config.search.refine else None,
-            clock=self._clock,
+            balanced=classes_balanced(iteration - settled, em),
+            sharpness=1.0 if settled else sharpness(iteration, em),
+            refine=self._context if refine and search.refine else None,
         )
-        classes = models[0].classes
-        if balanced:
-            search = search.with_balanced_fractions(
-                len(self.particles), self.config.em.chunk_size, self.config.threads
-            )
-        chunks = [
-            (group, chunk)
-            for group, members in enumerate(self._groups.members)
-            for chunk in chunks_of(members, self.config.em.chunk_size)
-        ]
-
-        def work(chunk: npt.NDArray[np.int64]) -> tuple[Statistics, list[ParticleResult]]:
-            sums = Statistics.zeros(classes, grid, total=False)
-            return sums, [search.visit(int(i), sums) for i in chunk]
-
-        sum_of = self._groups.half_of if last else range(len(self._groups))
-        totals = tuple(Statistics.zeros(classes, grid, total=True) for _ in set(sum_of))
-        results: dict[int, ParticleResult] = {}
-        for (group, members), (sums, found) in zip(
-            chunks, in_order(work, [c for _, c in chunks], self.config.threads), strict=True
-        ):
-            totals[sum_of[group]].add(sums)
-            results.update(zip(members.tolist(), found, strict=True))
-            if self._progress is not None:
-                self._progress(len(results), len(self.particles))
-        return Pass(totals, collect([results[i] for i in range(len(self.particles))]))
+        return run_pass(
+            plan,
+            self.particles,
+            batch_of(self._groups.members, iteration, self._seed, em)
+            if batch
+            else self._groups.members,
+            before,
+            self.workers,
+            chunk_size=em.chunk_size,
+            sum_of=self._groups.half_of if last else range(len(self._groups)),
+            clock=self._clock,
+            progress=self._progress,
+        )
 
     def _reseeded(
         self,
@@ -590,5 +592,7 @@ class EmRun:
             " ".join(str(k + 1) for k in lost),
         )
         new = reseeded(done.assignments, lost)
-        sums = self._pass(state.references, grid, FixedPose(self._context), new, iteration).sums
-        return Pass(sums, new)
+        again = self._pass(
+            state.references, grid, FixedPose(self._context), new, iteration, batch=True
+        )
+        return replace(again, assignments=new)

@@ -37,6 +37,8 @@ CLASS_MASS_FLOOR = 0.5
 _NOISE_FLOOR = 1e-3  # of the data's power per shell: interpolation is no better than that
 _COVERAGE_FLOOR = 0.1  # of a shell's mean weight; less is hardly seen
 _OPERATOR_ERROR = 2e-2  # of a shell's mean weight: what is less certain is not solved for
+_LARGER_ERROR = 4.0  # times, where that was not enough
+_LARGEST_ERROR = 0.5
 _SOLVENT_FROM = 0.4  # radius in boxes, where there is no mask
 _LEAST_SOLVENT = 0.02  # of the ball, for a mask's surroundings to tell the solvent's mean
 _TOLERANCE = 1e-4  # relative, of conjugate gradients in the preconditioned norm
@@ -306,6 +308,10 @@ def _wiener(
     The origin is no datum, yet its neighbours depend on it. It is given a value with the weight of
     its neighbours: the one at which the solvent has zero mean. As solutions are linear in it, that
     takes the solution for zero and the response to a unit.
+
+    Where next to no noise is left, the prior no longer hides that the operator is an approximation
+    and has negative eigenvalues. What an equation's solution is made of then is its error, so a
+    larger one is allowed for.
     """
     multiplicity = grid.multiplicity.astype(np.float64)
 
@@ -314,17 +320,25 @@ def _wiener(
 
     diagonal = operator.diagonal
     mean = _mean_weight(operator, grid)
-    prior = prior + _OPERATOR_ERROR * mean[grid.shells]
-    inverse = 1.0 / (np.maximum(diagonal, _COVERAGE_FLOOR * mean[grid.shells]) + prior)
     unit = operator.confine((grid.shells == 0).astype(np.complex128))
+    error = _OPERATOR_ERROR
+    while True:
+        least = prior + error * mean[grid.shells]
+        inverse = 1.0 / (np.maximum(diagonal, _COVERAGE_FLOOR * mean[grid.shells]) + least)
 
-    def left_side(values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
-        return operator(values) + prior * values + mean[0] * inner(unit, values) * unit
+        def left_side(
+            values: npt.NDArray[np.complex128], least: npt.NDArray[np.float64] = least
+        ) -> npt.NDArray[np.complex128]:
+            return operator(values) + least * values + mean[0] * inner(unit, values) * unit
 
-    average, response = (
-        operator.confine(_conjugate_gradients(left_side, right_side, inverse, inner))
-        for right_side in (operator.confine(numerator), mean[0] * unit)
-    )
+        found = [
+            _conjugate_gradients(left_side, right_side, inverse, least, inner)
+            for right_side in (operator.confine(numerator), mean[0] * unit)
+        ]
+        if all(sound for _, sound in found) or error >= _LARGEST_ERROR:
+            break
+        error *= _LARGER_ERROR
+    average, response = (operator.confine(solution) for solution, _ in found)
     outside = _solvent(grid.box, mask)
     there, per_unit = (
         float((volume_of(grid.put(part), grid.box) * outside).sum(dtype=np.float64))
@@ -345,9 +359,10 @@ def _conjugate_gradients(
     left_side: Callable[[npt.NDArray[np.complex128]], npt.NDArray[np.complex128]],
     right_side: npt.NDArray[np.complex128],
     inverse: npt.NDArray[np.float64],
+    least: npt.NDArray[np.float64],
     inner: Callable[[npt.NDArray[np.complex128], npt.NDArray[np.complex128]], float],
-) -> npt.NDArray[np.complex128]:
-    """Solution of a symmetric positive system, preconditioned by a diagonal.
+) -> tuple[npt.NDArray[np.complex128], bool]:
+    """Solution of a symmetric positive system, preconditioned by a diagonal, and if it is sound.
 
     Parameters
     ----------
@@ -356,6 +371,9 @@ def _conjugate_gradients(
     right_side : (J,) complex128
     inverse : (J,) float64
         Preconditioner.
+    least : (J,) float64
+        The part of the system that is known to be positive. No direction has less curvature than
+        that gives it, unless the rest is not as positive as it should be.
     inner : callable
         Inner product in which both are symmetric.
     """
@@ -369,15 +387,15 @@ def _conjugate_gradients(
             break
         turned = left_side(direction)
         curvature = inner(direction, turned)
-        if not curvature > 0.0:
-            break  # the operator's error has come to the surface: no better than this
+        if not curvature > 0.5 * inner(direction, least * direction):
+            return solution, False  # the operator's error has come to the surface
         step = left / curvature
         solution = solution + step * direction
         residual = residual - step * turned
         conditioned = inverse * residual
         before, left = left, inner(residual, conditioned)
         direction = conditioned + (left / before) * direction
-    return solution
+    return solution, True
 
 
 def finish_volume(

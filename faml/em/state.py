@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from faml.em.running import RunningSums
 from faml.model import Model
 from faml.particles.view import Pose
 
@@ -60,6 +62,31 @@ class Assignments:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    @classmethod
+    def assembled(cls, parts: Sequence[Assignments], members: npt.NDArray[np.int64]) -> Assignments:
+        """Assignments of particles 0 to N - 1 from parts, and which particle each row is of."""
+        order = np.argsort(members)
+        return cls(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])[order]
+                for field in fields(cls)
+            }
+        )
+
+    def take(self, which: npt.NDArray[np.int64] | slice) -> Assignments:
+        """Those of some particles."""
+        return Assignments(
+            **{field.name: getattr(self, field.name)[which] for field in fields(self)}
+        )
+
+    def updated(self, which: npt.NDArray[np.int64], new: Assignments) -> Assignments:
+        """The same with those of some particles replaced."""
+        columns = {}
+        for field in fields(self):
+            columns[field.name] = getattr(self, field.name).copy()
+            columns[field.name][which] = getattr(new, field.name)
+        return Assignments(**columns)
 
     def pose(self, index: int) -> Pose:
         """Most probable pose of one particle."""
@@ -131,7 +158,8 @@ class State:
     next_align_shell : int
         The one the next E-step will use.
     log_likelihood : float
-        Sum over particles at the parameters before the M-step, with the class fractions of the pass
+        Sum over particles at the parameters before the M-step (scaled up from those that the
+        iteration visited), with the class fractions of the pass
         where classes are balanced. Comparable only between
         iterations with the same `align_shell`.
     ssnr : (K, S) float64
@@ -157,6 +185,8 @@ class State:
         Iterations since then.
     symmetry_seen : tuple of K SymmetrySeen
         Where a symmetry was imposed on averages that had been made without.
+    running : RunningSums or None
+        What batches have left; None while all particles are visited.
     """
 
     iteration: int
@@ -176,6 +206,7 @@ class State:
     best_log_likelihood: float = -math.inf
     stalled: int = 0
     symmetry_seen: tuple[SymmetrySeen, ...] = ()
+    running: RunningSums | None = None
 
     def going_on(self) -> State:
         """The same state as one that another run, or the same with other settings, begins from.

@@ -66,6 +66,40 @@ class Statistics:
             else:
                 setattr(self, field.name, mine + theirs)
 
+    def scaled(self, factor: float) -> Statistics:
+        """New sums, as of ``factor`` times the particles."""
+        return Statistics(
+            **{field.name: getattr(self, field.name) * factor for field in fields(self)}
+        )
+
+    def as_vector(self) -> npt.NDArray[np.float64]:
+        """All numbers of a total in a row, (V,) float64, for `from_vector`."""
+        parts = [np.atleast_1d(getattr(self, field.name)) for field in fields(self)]
+        return np.concatenate([part.view(np.float64).reshape(-1) for part in parts])
+
+    @classmethod
+    def from_vector(
+        cls, values: npt.NDArray[np.float64], classes: int, grid: FourierGrid
+    ) -> Statistics:
+        """A total from `as_vector`; ValueError unless there are as many numbers as it has."""
+        total, start = cls.zeros(classes, grid, total=True), 0
+        for field in fields(total):
+            part = getattr(total, field.name)
+            if not isinstance(part, np.ndarray):
+                setattr(total, field.name, float(values[start]))
+                start += 1
+                continue
+            flat = part.view(np.float64).reshape(-1)
+            flat[:] = values[start : start + flat.size]
+            start += flat.size
+        if start != len(values):
+            raise ValueError(f"expected {start} numbers, found {len(values)}")
+        return total
+
+    def emptied(self) -> Statistics:
+        """Empty sums of the same kind."""
+        return self.minus(self)
+
     def minus(self, other: Statistics) -> Statistics:
         """A new sum without ``other``, which is part of this one."""
         return Statistics(
@@ -78,7 +112,7 @@ def total_of(parts: tuple[Statistics, ...]) -> Statistics:
     """Sum of all parts; the part itself where there is one."""
     if len(parts) == 1:
         return parts[0]
-    total = parts[0].minus(parts[0])
+    total = parts[0].emptied()
     for part in parts:
         total.add(part)
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from faml.errors import OutputError
 
-__all__ = ["atomic_path", "write_text_atomic"]
+__all__ = ["atomic_path", "remedy", "remove_unfinished", "write_text_atomic"]
+
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
@@ -34,15 +37,46 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise OutputError(
-            f"{path}: could not be written ({error.strerror or error}); free some space or choose "
-            "another output directory"
+            f"{path}: could not be written ({error.strerror or error}); {remedy(path, error)}"
         ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
+def remedy(path: Path, error: BaseException) -> str:
+    """What to do about a file that cannot be written.
+
+    Parameters
+    ----------
+    path : Path
+    error : exception
+        What the system, or a library of files, said.
+    """
+    if not path.parent.is_dir():
+        return f"{path.parent} is gone, put it back or start again in another directory"
+    if getattr(error, "errno", None) in _FORBIDDEN:
+        return "make it writable or choose another output directory"
+    return "free some space or choose another output directory"
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically; raises OutputError if it cannot be written."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def remove_unfinished(directory: Path, process: int) -> None:
+    """Remove what a killed process has left of files that it was writing.
+
+    Parameters
+    ----------
+    directory : Path
+        Looked through with its subfolders, not theirs.
+    process : int
+        Its id; it must have ended.
+    """
+    name = f".*.{process}.????????.tmp"
+    for path in (*directory.glob(name), *directory.glob(f"*/{name}")):
+        with suppress(OSError):
+            path.unlink()

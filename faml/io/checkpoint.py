@@ -5,11 +5,12 @@ evidences and no symmetry of a state, 4 no sharp posteriors and no count of stal
 
     /                     attrs: format, config (TOML), versions (JSON), seed, box, voxel_size,
                           last_iteration (written last)
-    /particles            names
+    /particles            names; grey_values, by which they are known again (not of older files)
     /iterations/000007    model/..., assignments/..., ssnr, fsc, symmetry_seen/..., attrs: the
                           scalars of `State`
     /folds                volumes, signal_power of the last iteration's fold models
     /halves               the last iteration's models of the half-sets
+    /running              what batches have left (`em.running`), as of the last iteration
 
 The file is copied, extended and renamed into place, so whatever kills the process leaves the last
 complete iteration readable. Nothing is pickled.
@@ -21,28 +22,48 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from faml.config import RunConfig, config_from_toml, config_to_toml
-from faml.em.state import Assignments, Changes, State, SymmetrySeen
-from faml.errors import CheckpointError, OutputError
-from faml.io.atomic import atomic_path
+from faml.em.running import RunningSums
+from faml.em.state import State, SymmetrySeen
+from faml.errors import CheckpointError, FamlError, InputDataError, OutputError
+from faml.io.atomic import atomic_path, remedy
+from faml.io.grey_values import GreyValues
+from faml.io.hdf5 import HDF5_ERRORS, StoredGroup, open_stored
+from faml.io.same_input import GREY_FIELDS, fingerprint
+from faml.io.stored_state import (
+    FOLD_FIELDS,
+    MODEL_FIELDS,
+    Sizes,
+    iteration_name,
+    read_state,
+    stored_iterations,
+)
 from faml.model import Model
 from faml.particles import ParticleSet
 
-__all__ = ["FORMAT", "Checkpoint", "HDF5Checkpoint", "MemoryCheckpoint", "StoredRun", "read_run"]
+__all__ = [
+    "FORMAT",
+    "Checkpoint",
+    "HDF5Checkpoint",
+    "MemoryCheckpoint",
+    "StoredRun",
+    "read_config",
+    "read_run",
+    "read_sizes",
+]
 
 FORMAT = 5
 _PACKAGES = ("faml", "numpy", "scipy", "numba", "h5py", "pyshtools")
 _FIRST_SHARP = 5
-_FOLD_FIELDS = ("volumes", "signal_power")
-_MODEL_FIELDS = tuple(field.name for field in fields(Model))
+_GREY = "particles/grey_values"
 _SCALARS = (
     "iteration",
     "align_shell",
@@ -72,6 +93,8 @@ class StoredRun:
         Complete ones.
     state : State
         Of the last complete iteration.
+    grey_values : (6, N) float64 or None
+        `same_input.fingerprint` of the particles, where it is known.
     """
 
     config: RunConfig
@@ -81,6 +104,7 @@ class StoredRun:
     versions: dict[str, str]
     iterations: tuple[int, ...]
     state: State
+    grey_values: npt.NDArray[np.float64] | None = None
 
 
 class MemoryCheckpoint:
@@ -113,13 +137,22 @@ class HDF5Checkpoint(MemoryCheckpoint):
     particles : ParticleSet
     history : bool
         Keep all iterations, not only the last.
+    grey : GreyValues, optional
+        Of the particles, to know them again.
     """
 
     def __init__(
-        self, path: Path, config: RunConfig, particles: ParticleSet, *, history: bool = True
+        self,
+        path: Path,
+        config: RunConfig,
+        particles: ParticleSet,
+        *,
+        history: bool = True,
+        grey: GreyValues | None = None,
     ) -> None:
         super().__init__()
         self.path = path
+        self._grey = grey
         self._history = history
         self._config = config
         self._particles = particles
@@ -142,21 +175,33 @@ class HDF5Checkpoint(MemoryCheckpoint):
                     file.attrs["config"] = config_to_toml(self._config)
                     file.attrs["format"] = FORMAT
                     _write_state(file, state)
-                    _write_last(file, "folds", state.fold_models, _FOLD_FIELDS)
-                    _write_last(file, "halves", state.half_models, _MODEL_FIELDS)
+                    _write_last(file, "folds", state.fold_models, FOLD_FIELDS)
+                    _write_last(file, "halves", state.half_models, MODEL_FIELDS)
+                    _write_running(file, state.running)
                     file.attrs["last_iteration"] = state.iteration
         except (OutputError, OSError, RuntimeError, ValueError) as error:
             # h5py reports a full disk as any of these, depending on when it notices.
-            kept = (
-                f"iteration {self.saved[-1].iteration} is kept in {self.path}; free some space "
-                f"and continue with: faml resume {self.path.parent}"
-                if self.saved
-                else "nothing was written"
-            )
             raise CheckpointError(
-                f"iteration {state.iteration} could not be saved ({_reason(error)}); {kept}"
+                f"iteration {state.iteration} could not be saved ({_reason(error)}); "
+                f"{remedy(self.path, _cause(error))}; {self.kept()}"
             ) from error
         self.saved = [state]
+
+    def explain(self, error: FamlError) -> None:
+        """Add to the message of what has ended a run what is kept of it."""
+        if self.saved and not isinstance(error, CheckpointError):
+            error.args = (f"{error}; {self.kept()}",)
+
+    def kept(self) -> str:
+        """What of the run can be continued, and how, for people."""
+        if not self.saved:
+            return "nothing was written"
+        if not self.path.is_file():
+            return f"iteration {self.saved[-1].iteration} was kept in {self.path}, which is gone"
+        return (
+            f"iteration {self.saved[-1].iteration} is kept in {self.path}; continue with: faml "
+            f"resume {self.path.parent}"
+        )
 
     def _write_header(self, file: h5py.File) -> None:
         file.attrs["format"] = FORMAT
@@ -167,13 +212,18 @@ class HDF5Checkpoint(MemoryCheckpoint):
         file.create_dataset(
             "particles/names", data=list(self._particles.names), dtype=h5py.string_dtype()
         )
+        if self._grey is not None:
+            file[_GREY] = fingerprint(self._grey)
 
 
 def _reason(error: Exception) -> str:
     """What the system says, without h5py's account of its own state."""
-    cause = error.__cause__ if isinstance(error, OutputError) else error
-    number = getattr(cause, "errno", None)
+    number = getattr(_cause(error), "errno", None)
     return os.strerror(number) if number else str(error)
+
+
+def _cause(error: Exception) -> BaseException:
+    return error.__cause__ or error if isinstance(error, OutputError) else error
 
 
 def software_versions() -> dict[str, str]:
@@ -201,51 +251,70 @@ def read_run(path: Path) -> StoredRun:
             "directory of faml run"
         )
     try:
-        with h5py.File(path, "r") as file:
-            return _read(file, path)
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        with open_stored(path) as root:
+            return _read(root, path)
+    except (InputDataError, *HDF5_ERRORS) as error:
         raise CheckpointError(
             f"{path}: cannot be read as a faml run ({error}); restore it from a copy or start the "
             "run again in another directory"
         ) from error
 
 
-def _read(file: h5py.File, path: Path) -> StoredRun:
-    written = int(file.attrs.get("format", 0))
+def read_sizes(root: StoredGroup, config: RunConfig) -> Sizes:
+    """The sizes that all arrays of a run have; raises ValueError if it has no particles."""
+    shape, box = root.shape("particles/names"), root.integer("box")
+    if len(shape) != 1 or shape[0] < 1 or box < 1:
+        raise ValueError(f"expected particles in boxes, found {shape} of box {box}")
+    return Sizes(shape[0], config.em.classes, box)
+
+
+def read_config(root: StoredGroup) -> RunConfig:
+    """The configuration of a run; raises ConfigurationError for one that is not understood."""
+    return config_from_toml(root.text("config"))
+
+
+def _read(root: StoredGroup, path: Path) -> StoredRun:
+    written = root.integer("format") if root.has_attribute("format") else 0
     if not 1 <= written <= FORMAT:
         raise CheckpointError(
             f"{path}: expected format version 1 to {FORMAT}, found {written}; "
             "update faml to continue this run"
         )
-    last = int(file.attrs["last_iteration"])
-    iterations = tuple(sorted(int(name) for name in file["iterations"] if int(name) <= last))
-    config = config_from_toml(str(file.attrs["config"]))
+    last, config = root.integer("last_iteration"), read_config(root)
     if written < _FIRST_SHARP:  # what a run has begun with it goes on with
         config = config.model_copy(update={"em": config.em.model_copy(update={"sharpness": 1.0})})
+    sizes = read_sizes(root, config)
+    voxel_size = root.number("voxel_size")
+    if not 0.0 < voxel_size < np.inf:
+        raise ValueError(f"expected a voxel size above zero, found {voxel_size:g} Angstrom")
     return StoredRun(
         config=config,
-        names=tuple(file["particles/names"].asstr()[:]),
-        box=int(file.attrs["box"]),
-        voxel_size_angstrom=float(file.attrs["voxel_size"]),
-        versions=json.loads(str(file.attrs["versions"])),
-        iterations=iterations,
-        state=_read_state(file, last, config.em.symmetry),
+        names=root.texts("particles/names"),
+        box=sizes.box,
+        voxel_size_angstrom=voxel_size,
+        versions=_versions(root.text("versions")),
+        iterations=stored_iterations(root, last),
+        state=read_state(root, last, config.em.symmetry, sizes),
+        grey_values=(
+            root.array(_GREY, (len(GREY_FIELDS), sizes.count), np.float64)
+            if _GREY in root
+            else None
+        ),
     )
 
 
-def _symmetry_seen(group: h5py.Group) -> tuple[SymmetrySeen, ...]:
-    if "symmetry_seen" not in group:
-        return ()
-    columns = [group[f"symmetry_seen/{field.name}"][()] for field in fields(SymmetrySeen)]
-    return tuple(SymmetrySeen(*map(float, row)) for row in zip(*columns, strict=True))
-
-
-def _group(iteration: int) -> str:
-    return f"iterations/{iteration:06d}"
+def _versions(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("expected versions of software, found something else")  # noqa: TRY004
+    return {name: str(value) for name, value in found.items()}
 
 
 def _write_state(file: h5py.File, state: State) -> None:
-    name = _group(state.iteration)
+    name = iteration_name(state.iteration)
     if name in file:
         del file[name]
     group = file.create_group(name)
@@ -267,6 +336,24 @@ def _write_state(file: h5py.File, state: State) -> None:
             group.attrs[f"change_{field.name}"] = getattr(state.changes, field.name)
 
 
+def _write_running(file: h5py.File, running: RunningSums | None) -> None:
+    """What batches have left, in place of what earlier ones had."""
+    if running is None:
+        if "running" in file:
+            del file["running"]
+        return
+    group = file.require_group("running")
+    for name in ("steps", "align_shell", "sum_shell"):
+        group.attrs[name] = getattr(running, name)
+    values = np.concatenate([mean.as_vector() for mean in running.means])
+    for name, array in (("values", values), ("inverse_counts", running.inverse_counts)):
+        # Their number grows with the resolution.
+        if name not in group:
+            group.create_dataset(name, data=array, maxshape=(None,), chunks=True)
+        group[name].resize(array.shape)
+        group[name][...] = array
+
+
 def _write_last(
     file: h5py.File, name: str, models: tuple[Model, ...], parts: tuple[str, ...]
 ) -> None:
@@ -278,62 +365,3 @@ def _write_last(
             file.create_dataset(path, data=values)
         else:
             file[path][...] = values
-
-
-def _read_last(file: h5py.File, name: str) -> list[dict[str, Any]]:
-    """Fields of each of the models that `_write_last` wrote."""
-    if name not in file:
-        return []
-    parts = {key: item[()] for key, item in file[name].items()}
-    if "shift_variance" in parts:
-        parts["shift_variance"] = parts["shift_variance"].tolist()
-    count = len(next(iter(parts.values())))
-    return [{key: values[i] for key, values in parts.items()} for i in range(count)]
-
-
-def _read_state(file: h5py.File, iteration: int, symmetry: str) -> State:
-    group = file[_group(iteration)]
-
-    def section(name: str) -> dict[str, Any]:
-        return {key: item[()] for key, item in group[name].items()}
-
-    model = section("model")
-    model["shift_variance"] = float(model["shift_variance"])
-    assignments = section("assignments")
-    if "kept_masses" not in assignments:  # format 1
-        assignments["kept_masses"] = np.ones(len(assignments["classes"]))
-    if "log_evidences" not in assignments:  # format 3
-        assignments["log_evidences"] = np.zeros(len(assignments["classes"]))
-    changes = None
-    if "change_median_angle_deg" in group.attrs:
-        changes = Changes(
-            **{f.name: float(group.attrs[f"change_{f.name}"]) for f in fields(Changes)}
-        )
-    overall = Model(**model)
-    halves = tuple(Model(**values) for values in _read_last(file, "halves"))
-    folds = _read_last(file, "folds")
-    # What folds do not hold out they share with their half.
-    wholes = halves or (overall,)
-    shared = [whole for whole in wholes for _ in range(len(folds) // len(wholes))]
-    return State(
-        iteration=int(group.attrs["iteration"]),
-        model=overall,
-        assignments=Assignments(**assignments),
-        align_shell=int(group.attrs["align_shell"]),
-        next_align_shell=int(group.attrs["next_align_shell"]),
-        log_likelihood=float(group.attrs["log_likelihood"]),
-        ssnr=group["ssnr"][()],
-        changes=changes,
-        empty_classes=tuple(int(k) for k in group["empty_classes"][()]),
-        stop_reason=str(group.attrs["stop_reason"]),
-        fold_models=tuple(
-            replace(base, **values) for base, values in zip(shared, folds, strict=True)
-        ),
-        half_models=halves,
-        fsc=group["fsc"][()] if "fsc" in group else None,
-        # Before format 4 a run's symmetry was imposed from the beginning.
-        symmetry=str(group.attrs.get("symmetry", symmetry)),
-        best_log_likelihood=float(group.attrs.get("best_log_likelihood", -np.inf)),
-        stalled=int(group.attrs.get("stalled", 0)),
-        symmetry_seen=_symmetry_seen(group),
-    )

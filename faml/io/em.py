@@ -12,6 +12,7 @@ truncated.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from faml.conventions import FloatArray
 from faml.errors import InputDataError, OutputError
 from faml.io.atomic import atomic_path
+from faml.io.files import check_memory, open_regular, read_values
 
 __all__ = ["EM_HEADER_BYTES", "EmHeader", "is_em", "read_em", "read_em_header", "write_em"]
 
@@ -71,11 +73,9 @@ def read_em_header(path: str | Path) -> EmHeader:
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             raw = stream.read(EM_HEADER_BYTES)
             size = os.fstat(stream.fileno()).st_size
-    except FileNotFoundError as error:
-        raise InputDataError(f"{path}: the file does not exist; check the path") from error
     except OSError as error:
         raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
     if len(raw) < EM_HEADER_BYTES:
@@ -119,8 +119,18 @@ def read_em(path: str | Path) -> npt.NDArray[np.float64]:
         As `read_em_header`.
     """
     header = read_em_header(path)
-    values = np.fromfile(header.path, dtype=header.dtype, offset=EM_HEADER_BYTES)
-    return values.reshape(header.shape).astype(np.float64)
+    count = math.prod(header.shape)
+    check_memory(header.path, 8 * count)
+    try:
+        with open_regular(header.path) as stream:
+            stream.seek(EM_HEADER_BYTES)
+            values = read_values(stream, header.dtype, count)
+    except OSError as error:
+        raise InputDataError(f"{header.path}: cannot be read ({error.strerror})") from error
+    if values.size != count:
+        raise InputDataError(f"{header.path}: the file became shorter while it was read")
+    with np.errstate(invalid="ignore"):  # signalling NaN, which whoever wants numbers refuses
+        return values.reshape(header.shape).astype(np.float64)
 
 
 def write_em(path: str | Path, values: FloatArray) -> None:

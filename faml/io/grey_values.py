@@ -1,9 +1,9 @@
-"""Grey values of particles: background statistics, normalisation and contrast."""
+"""Grey values of particles: statistics of background and inside, contrast."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +14,12 @@ from faml.errors import ConfigurationError, InputDataError
 
 __all__ = [
     "DEFAULT_RADIUS",
+    "MASKED",
     "Contrast",
+    "GreyGauge",
     "GreyValues",
-    "Normalisation",
     "contrast_warning",
-    "decide_normalisation",
+    "extreme_warning",
     "judge_contrast",
     "measure_grey_values",
 ]
@@ -26,12 +27,11 @@ __all__ = [
 DEFAULT_RADIUS = 0.4
 """Particle radius over the box edge where no diameter is given."""
 
-_DISAGREEMENT = 0.2
-"""Spread of the backgrounds, in background deviations, beyond which particles are normalised
-one by one."""
-_NOISE_FREE = 0.4
-"""Background over inner standard deviation below which the background is not noise."""
-_MASKED = 1e-6
+_EXTREME = 100.0
+"""Deviations of the background beyond which a voxel is no density, unless others have it too."""
+_UNLIKE = 3.0
+"""Times what the extreme voxels of others reach."""
+MASKED = 1e-6
 """Background over overall standard deviation below which the particle was masked."""
 _CONTRAST_CHANCE = 1e-4
 """Probability of a difference by chance below which it is believed."""
@@ -67,6 +67,11 @@ class GreyValues:
     centre_mean: npt.NDArray[np.float64]
     rim_mean: npt.NDArray[np.float64]
 
+    def take(self, rows: npt.NDArray[np.int64]) -> GreyValues:
+        """Those of the particles at ``rows``."""
+        columns = (getattr(self, each.name)[rows] for each in fields(self)[1:])
+        return GreyValues(self.radius_voxels, *columns)
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -90,29 +95,9 @@ class Contrast:
     inside: float
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """How grey values are read: ``(value - offset) * scale``.
-
-    Attributes
-    ----------
-    applied : str
-        `each` (particle by particle), `common` (one offset and factor) or `none`.
-    reason : str
-        For people.
-    offset, scale : (N,) float32
-        The scale carries the sign of `--invert`.
-    """
-
-    applied: Literal["each", "common", "none"]
-    reason: str
-    offset: npt.NDArray[np.float32]
-    scale: npt.NDArray[np.float32]
-
-
 def measure_grey_values(
     read: Callable[[int], npt.NDArray[np.float32]],
-    names: tuple[str, ...],
+    names: Sequence[str],
     box: int,
     radius_voxels: float,
 ) -> GreyValues:
@@ -122,7 +107,7 @@ def measure_grey_values(
     ----------
     read : callable
         Particle index to ``(n, n, n)`` float32.
-    names : tuple of N str
+    names : sequence of N str
         For errors.
     box : int
     radius_voxels : float
@@ -134,78 +119,70 @@ def measure_grey_values(
     ConfigurationError
         The particle diameter leaves no background.
     """
-    inner, outer = _regions(box, radius_voxels)
-    centre, rim = _centre_and_rim(box, radius_voxels)
+    gauge = GreyGauge(box, radius_voxels)
     table = np.empty((8, len(names)))
     for index, name in enumerate(names):
-        values = read(index).reshape(-1)
+        table[:, index] = gauge.measure(read(index), name)
+    return GreyValues(radius_voxels, *table)
+
+
+class GreyGauge:
+    """Measures volumes of one box size for one particle radius.
+
+    Parameters
+    ----------
+    box : int
+    radius_voxels : float
+
+    Raises
+    ------
+    ConfigurationError
+        The particle radius leaves no background.
+    """
+
+    def __init__(self, box: int, radius_voxels: float) -> None:
+        self._inner, self._outer = _regions(box, radius_voxels)
+        self._centre, self._rim = _centre_and_rim(box, radius_voxels)
+
+    def measure(self, volume: npt.NDArray[np.float32], name: str) -> tuple[float, ...]:
+        """The statistics of `GreyValues`, in its order; raises InputDataError if all are one."""
+        values = volume.reshape(-1)
         low, high = float(values.min()), float(values.max())
         if low == high:
             raise InputDataError(
                 f"particle {name}: the volume is constant (every voxel is {low:g}), so it carries "
                 "no data; remove it or extract it again"
             )
-        background, core = values[outer].astype(np.float64), values[inner].astype(np.float64)
-        table[:, index] = (
+        background = values[self._outer].astype(np.float64)
+        core = values[self._inner].astype(np.float64)
+        return (
             background.mean(),
             background.std(),
             core.mean(),
             core.std(),
             low,
             high,
-            values[centre].mean(dtype=np.float64),
-            values[rim].mean(dtype=np.float64),
+            values[self._centre].mean(dtype=np.float64),
+            values[self._rim].mean(dtype=np.float64),
         )
-    return GreyValues(radius_voxels, *table)
 
 
-def decide_normalisation(
-    grey: GreyValues,
-    mode: Literal["auto", "always", "never"],
-    power: npt.NDArray[np.float64],
-    *,
-    invert: bool,
-    names: tuple[str, ...],
-) -> tuple[Normalisation, tuple[str, ...]]:
-    """Offset and scale of every particle, and warnings.
-
-    `never` reads values as they are. `always` gives every particle background mean 0 and
-    variance 1. `auto` does so where the backgrounds disagree by more than 20 %, and else applies
-    one offset and one factor to all, which keeps relative grey values.
-
-    CTF-premultiplied data have a noise variance of sigma^2 times the mean of W by nature, so there
-    the background variance is brought to ``power`` instead of 1: otherwise y and W of one particle
-    would no longer belong together.
-
-    Parameters
-    ----------
-    grey : GreyValues
-    mode : {"auto", "always", "never"}
-    power : (N,) float64
-        Expected background variance relative to the typical particle; 1 unless premultiplied.
-    invert : bool
-    names : tuple of N str
-
-    Raises
-    ------
-    InputDataError
-        `always` with a particle whose background is constant.
-    """
-    count = len(names)
-    sign = -1.0 if invert else 1.0
-    level = grey.background_std / np.sqrt(power)
-    masked = grey.background_std <= _MASKED * grey.inside_std
-    if mode == "never":
-        return _normalisation("none", "switched off", np.zeros(count), np.full(count, sign)), ()
-    if mode == "always":
-        if masked.any():
-            raise InputDataError(
-                f"particle {names[int(np.argmax(masked))]}: its background is constant, so its "
-                "variance cannot be brought to 1; use unmasked particles, a smaller "
-                "--particle-diameter, or --normalise never"
-            )
-        return _normalisation("each", "asked for", grey.background_mean, sign / level), ()
-    return _automatic(grey, level, power, masked, sign, names)
+def extreme_warning(grey: GreyValues, names: Sequence[str]) -> str | None:
+    """A warning if single voxels of some particles outdo all density, else None."""
+    level = float(np.median(np.maximum(grey.background_std, grey.inside_std)))
+    reach = np.maximum(grey.maximum - grey.background_mean, grey.background_mean - grey.minimum) / (
+        level or 1.0
+    )
+    odd = reach > max(_EXTREME, _UNLIKE * float(np.median(reach)))
+    if not odd.any():
+        return None
+    worst = int(np.argmax(reach))
+    return (
+        f"{int(odd.sum())} of {len(names)} particles have extreme voxels, the worst is "
+        f"{names[worst]} with one {reach[worst]:.3g} standard deviations from its background; what "
+        "such voxels add to every Fourier component outweighs the particle: remove it, or X-ray "
+        "peaks before the reconstruction"
+    )
 
 
 def contrast_warning(grey: GreyValues, *, invert: bool) -> str | None:
@@ -237,7 +214,7 @@ def judge_contrast(grey: GreyValues, *, invert: bool, chosen: Any = slice(None))
     """
     sign = -1.0 if invert else 1.0
     deviation = grey.background_std[chosen]
-    usable = deviation > _MASKED * grey.inside_std[chosen]
+    usable = deviation > MASKED * grey.inside_std[chosen]
     differences = [
         sign * (inner - outer)[chosen][usable] / deviation[usable]
         for inner, outer in (
@@ -271,43 +248,6 @@ def _significance(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(np.sign(mean)), float(2.0 * stdtr(clipped.size - 1, -t))
 
 
-def _automatic(
-    grey: GreyValues,
-    level: npt.NDArray[np.float64],
-    power: npt.NDArray[np.float64],
-    masked: npt.NDArray[np.bool_],
-    sign: float,
-    names: tuple[str, ...],
-) -> tuple[Normalisation, tuple[str, ...]]:
-    """What `auto` decides, see `decide_normalisation`."""
-    count = len(names)
-    if masked.any():
-        return _common(
-            grey.background_mean,
-            grey.inside_std / np.sqrt(power),
-            sign,
-            "backgrounds are constant, so the inner standard deviation is used",
-        ), (
-            f"{int(masked.sum())} of {count} particles have a constant background (masked?), first "
-            f"{names[int(np.argmax(masked))]}; noise cannot be estimated from it: unmasked "
-            "particles are better",
-        )
-    spread_std, spread_mean = _spread(level) / np.median(level), _spread(grey.background_mean)
-    spread_mean /= float(np.median(level))
-    agree = f"backgrounds agree (deviations to {spread_std:.0%}, means to {spread_mean:.2f} sd)"
-    if np.median(grey.background_std) < _NOISE_FREE * np.median(grey.inside_std):
-        return _common(grey.background_mean, level, sign, "background is nearly noise-free"), ()
-    if max(spread_std, spread_mean) <= _DISAGREEMENT:
-        return _common(grey.background_mean, level, sign, agree), ()
-    warning = (
-        f"the backgrounds of the particles disagree (standard deviations by {spread_std:.0%}, "
-        f"means by {spread_mean:.2f} standard deviations), so each particle is normalised by "
-        "itself; --normalise never keeps the grey values as they are"
-    )
-    reason = f"backgrounds disagree (deviations by {spread_std:.0%}, means by {spread_mean:.2f} sd)"
-    return _normalisation("each", reason, grey.background_mean, sign / level), (warning,)
-
-
 def _regions(box: int, radius_voxels: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Flat indices of the voxels inside and outside the particle radius."""
     axis = (np.arange(box) - box // 2) ** 2
@@ -333,28 +273,3 @@ def _centre_and_rim(
         np.flatnonzero(radius2 <= (_CENTRE * radius_voxels) ** 2),
         np.flatnonzero(rim if rim.any() else beyond),
     )
-
-
-def _spread(values: npt.NDArray[np.float64]) -> float:
-    """Standard deviation by the 10th and 90th percentile, which a few outliers do not move."""
-    low, high = np.percentile(values, [10.0, 90.0])
-    return float(high - low) / 2.563
-
-
-def _common(
-    mean: npt.NDArray[np.float64], level: npt.NDArray[np.float64], sign: float, reason: str
-) -> Normalisation:
-    count = mean.size
-    offset = np.full(count, np.median(mean))
-    # Piecewise constant volumes have no deviation to divide by.
-    factor = float(np.median(level)) or 1.0
-    return _normalisation("common", reason, offset, np.full(count, sign / factor))
-
-
-def _normalisation(
-    applied: Literal["each", "common", "none"],
-    reason: str,
-    offset: npt.NDArray[np.float64],
-    scale: npt.NDArray[np.float64],
-) -> Normalisation:
-    return Normalisation(applied, reason, offset.astype(np.float32), scale.astype(np.float32))

@@ -8,11 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from faml.errors import CheckpointError
+from faml.errors import CheckpointError, InputDataError
+from faml.io.checkpoint import read_config, read_sizes
+from faml.io.hdf5 import HDF5_ERRORS, StoredGroup, open_stored
+from faml.io.stored_state import (
+    Sizes,
+    iteration_name,
+    read_classes,
+    read_empty_classes,
+    read_fsc,
+    read_shell,
+    stored_iterations,
+)
 
 __all__ = ["IterationRecord", "read_history"]
 
@@ -67,34 +77,38 @@ def read_history(path: Path) -> tuple[IterationRecord, ...]:
         If the file cannot be read or lacks what an iteration has.
     """
     try:
-        with h5py.File(path, "r") as file:
-            last = int(file.attrs["last_iteration"])
-            groups = {int(name): group for name, group in file["iterations"].items()}
-            return tuple(_record(groups[number]) for number in sorted(groups) if number <= last)
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        with open_stored(path) as root:
+            last = root.integer("last_iteration")
+            sizes = read_sizes(root, read_config(root))
+            return tuple(
+                _record(root.group(iteration_name(number)), number, sizes)
+                for number in stored_iterations(root, last)
+            )
+    except (InputDataError, *HDF5_ERRORS) as error:
         raise CheckpointError(
             f"{path}: expected the iterations of a faml run, found something else ({error}); "
             "restore it from a copy"
         ) from error
 
 
-def _record(group: h5py.Group) -> IterationRecord:
-    fractions = np.asarray(group["model/class_fractions"][()], dtype=np.float64)
-    classes = np.asarray(group["assignments/classes"][()], dtype=np.int64)
+def _record(group: StoredGroup, number: int, sizes: Sizes) -> IterationRecord:
     moved = {
-        name: float(group.attrs[f"change_{name}"]) if f"change_{name}" in group.attrs else None
+        name: group.number(f"change_{name}") if group.has_attribute(f"change_{name}") else None
         for name in ("median_angle_deg", "median_shift_voxels", "class_share")
     }
+    effective_poses = group.array("assignments/effective_poses", (sizes.count,), np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # who shows it asks whether it is finite
+        mean = float(np.mean(effective_poses))
     return IterationRecord(
-        iteration=int(group.attrs["iteration"]),
-        log_likelihood=float(group.attrs["log_likelihood"]),
-        align_shell=int(group.attrs["align_shell"]),
-        class_fractions=fractions,
-        class_counts=np.bincount(classes, minlength=len(fractions)),
-        effective_poses=float(np.mean(group["assignments/effective_poses"][()])),
+        iteration=number,
+        log_likelihood=group.number("log_likelihood"),
+        align_shell=read_shell(group, "align_shell", sizes),
+        class_fractions=group.array("model/class_fractions", (sizes.classes,), np.float64),
+        class_counts=np.bincount(read_classes(group, sizes), minlength=sizes.classes),
+        effective_poses=mean,
         median_angle_deg=moved["median_angle_deg"],
         median_shift_voxels=moved["median_shift_voxels"],
         class_share=moved["class_share"],
-        fsc=group["fsc"][()] if "fsc" in group else None,
-        empty_classes=tuple(int(k) for k in group["empty_classes"][()]),
+        fsc=read_fsc(group, sizes),
+        empty_classes=read_empty_classes(group, sizes),
     )

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from faml.errors import ConfigurationError, InputDataError
 from faml.io.em import is_em, read_em_header
+from faml.io.files import read_head
 from faml.io.formats import detect_format, read_table
+from faml.io.packs.reading import is_hdf5
 
 __all__ = ["InputFiles", "resolve_inputs"]
 
@@ -21,7 +23,7 @@ _SUSPICIOUS = re.compile(r"(wedge|weight|ctf|mask|reference|average)", re.IGNORE
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Either one table or a list of volumes.
+    """One table, one pack, or a list of volumes.
 
     Attributes
     ----------
@@ -32,16 +34,19 @@ class InputFiles:
     warnings : tuple of str
     table : Path or None
         Table of another program.
+    pack : Path or None
+        Particle pack, or another HDF5 file that was given as one.
     """
 
     star: Path | None
     volumes: tuple[Path, ...]
     warnings: tuple[str, ...] = ()
     table: Path | None = None
+    pack: Path | None = None
 
 
 def resolve_inputs(inputs: Sequence[str]) -> InputFiles:
-    """Expand volumes, folders and globs, or take exactly one table.
+    """Expand volumes, folders and globs, or take exactly one table or pack.
 
     A folder stands for every ``*.mrc`` directly in it, or every ``*.em`` if there are none; nothing
     is guessed from names, but names that look like weights or references are warned about.
@@ -49,7 +54,7 @@ def resolve_inputs(inputs: Sequence[str]) -> InputFiles:
     Raises
     ------
     ConfigurationError
-        No input, or a table mixed with other inputs.
+        No input, or a table or pack mixed with other inputs.
     InputDataError
         Nothing there, a file given twice or of unknown kind, or a folder with a table of more
         particles than it holds.
@@ -65,6 +70,14 @@ def resolve_inputs(inputs: Sequence[str]) -> InputFiles:
         found, notes = _expand(text)
         files += found
         warnings += notes
+    packs = [path for path in files if _may_be_pack(path, len(files)) and is_hdf5(path)]
+    if packs and len(files) > 1:
+        raise ConfigurationError(
+            f"expected one particle pack or other inputs, found {packs[0]} with {len(files) - 1} "
+            "other inputs; give one pack, or pack all particles together (faml pack)"
+        )
+    if packs:
+        return InputFiles(None, (), pack=packs[0])
     tables = [path for path in files if _is_table(path)]
     if tables and len(files) > 1:
         raise ConfigurationError(
@@ -156,19 +169,20 @@ def _rows(table: Path) -> int | None:
         return None
 
 
+def _may_be_pack(path: Path, count: int) -> bool:
+    """Whether to look into a file; of many volumes, by their names, none is opened for it."""
+    return count == 1 or path.suffix.lower() not in {*_VOLUME_SUFFIXES, ".star", ".tbl"}
+
+
 def _refuse_unknown(path: Path) -> None:
     """Refuse text that is no table; what is wrong with other files their readers say."""
     if path.suffix.lower() in _VOLUME_SUFFIXES or _is_table(path):
         return
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-    except OSError:
-        return
+    head = read_head(path, _HEAD_BYTES)
     if b"\0" in head or not head:  # no text: perhaps a volume without the usual marks
         return
     kind = f"unknown kind of file {path.suffix}" if path.suffix else "unknown kind of file"
-    raise InputDataError(f"{path}: {kind}; expected .mrc, .em, .star or .tbl")
+    raise InputDataError(f"{path}: {kind}; expected .mrc, .em, .star, .tbl or .h5")
 
 
 def _is_table(path: Path) -> bool:
@@ -191,7 +205,7 @@ def _natural(paths: Iterable[Path]) -> list[Path]:
     return sorted(
         paths,
         key=lambda path: [
-            (0, int(part), "") if part.isdigit() else (1, 0, part)
+            (0, int(part), "") if part.isdecimal() else (1, 0, part)
             for part in re.split(r"(\d+)", str(path))
             if part
         ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -30,7 +32,9 @@ from faml.io.inspection.tomograms import (
 )
 from faml.io.inspection.voxel_sizes import VoxelSizes, survey_voxel_sizes
 from faml.io.inspection.wedge_check import wedge_warnings
+from faml.io.packs.readers import PackedWeights
 from faml.io.particle_weights import how_to_give_wedge
+from faml.io.star import RelionStar
 from faml.io.tilt_angles import read_tilt_angles
 from faml.io.tilt_ranges import TiltRangeWeights
 from faml.io.wedge_files import estimate_tilt_range_deg, observed_fraction
@@ -38,6 +42,7 @@ from faml.io.wedge_files import estimate_tilt_range_deg, observed_fraction
 __all__ = [
     "Cost",
     "Inspection",
+    "described_format",
     "estimate_memory_bytes",
     "estimate_seconds_per_iteration",
     "inspect_dataset",
@@ -213,25 +218,31 @@ def inspect_dataset(config: RunConfig) -> Inspection:
     )
 
 
-def _input_format(data: Dataset) -> str:
-    star = data.star
+def described_format(star: RelionStar | None, paths: Sequence[Path], source: WeightSource) -> str:
+    """What an input of loose files is, in words."""
     if star is None:
-        suffixes = sorted({path.suffix.lower() for path in data.paths})
+        suffixes = sorted({path.suffix.lower() for path in paths})
         return f"loose volumes ({', '.join(suffixes)})"
     kind = detect_format(star.path)
     described = FORMATS[relion_flavour(star) if kind == "relion" else kind]
-    return f"{described}; 2-D tilt images" if data.weight_source == "tilt images" else described
+    return f"{described}; 2-D tilt images" if source == "tilt images" else described
+
+
+def _input_format(data: Dataset) -> str:
+    if data.pack is not None:
+        values = "half precision" if data.pack.mean is not None else "single precision"
+        return f"particle pack in {values}, of: {data.pack.input_format}"
+    return described_format(data.star, data.paths, data.weight_source)
 
 
 def _cost(config: RunConfig, data: Dataset, shell: int) -> Cost:
     particles = data.particles
     seconds = estimate_seconds_per_iteration(
+        config,
+        box=particles.box,
+        radius_voxels=data.grey.radius_voxels,
         count=len(particles),
-        classes=config.em.classes,
-        candidates=config.search.max_candidates,
         shell=shell,
-        threads=config.threads,
-        groups=number_of_groups(config, len(particles)),
     )
     return Cost(shell, particles.box * particles.voxel_size_angstrom / shell, seconds)
 
@@ -282,9 +293,11 @@ def _wedge(
 def _tabled(data: Dataset) -> TiltRange | None:
     """The first tilt range of a table or wedge list, where it is one about one axis."""
     reader = data.particles.weights
-    if data.weight_source != "tilt range" or not isinstance(reader, TiltRangeWeights):
+    if data.weight_source != "tilt range" or not isinstance(
+        reader, TiltRangeWeights | PackedWeights
+    ):
         return None
-    first = reader.wedges[0]
+    first = reader.wedges[0] if reader.wedges else ()
     return first[0] if len(first) == 1 else None
 
 

@@ -7,12 +7,14 @@ import fcntl
 import logging
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from faml.errors import OutputError
+from faml.io.atomic import remove_unfinished
 
 __all__ = ["LOCK_NAME", "only_one"]
 
@@ -29,8 +31,9 @@ _HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 def only_one(directory: Path) -> Iterator[None]:
     """Hold ``directory`` against other processes of faml, on this machine or another.
 
-    The lock is the system's, so it ends with the process, however that ends; the file stays. Where
-    the file system cannot lock, the log says so and nothing is held.
+    The lock is the system's, so it ends with the process, however that ends; the file stays. What
+    the last holder, if it was killed, has left of files it was writing is removed. Where the file
+    system cannot lock, the log says so and nothing is held.
 
     Raises
     ------
@@ -76,6 +79,9 @@ def _hold(descriptor: int, directory: Path) -> None:
             f"{directory}: another faml ({_holder(descriptor)}) is at work there; wait for it, or "
             "choose another output directory"
         ) from error
+    last = re.match(r"process (\d+) on ", _holder(descriptor))
+    if last:
+        remove_unfinished(directory, int(last[1]))
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)

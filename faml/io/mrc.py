@@ -7,6 +7,7 @@ mode refuses files that many programs write. What is tolerated is said in `MrcHe
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from faml.conventions import FloatArray
 from faml.errors import InputDataError, OutputError
 from faml.io.atomic import atomic_path
 from faml.io.em import EM_HEADER_BYTES, read_em_header
+from faml.io.files import check_memory, open_regular, read_values
 
 __all__ = ["MrcHeader", "MrcVolume", "read_header", "read_volume", "write_volume"]
 
@@ -139,18 +141,20 @@ def read_volume(path: str | Path, *, stack: bool = False) -> MrcVolume:
         As `read_header`, and for NaN or Inf.
     """
     header = read_header(path, stack=stack)
-    count = int(np.prod(header.shape, dtype=np.int64))
+    count = math.prod(header.shape)
+    check_memory(header.path, 4 * count)
     try:
-        with header.path.open("rb") as stream:
+        with open_regular(header.path) as stream:
             stream.seek(header.data_offset)
-            raw = np.fromfile(stream, dtype=header.dtype, count=count)
+            raw = read_values(stream, header.dtype, count)
     except OSError as error:
         raise InputDataError(f"{header.path}: cannot be read ({error.strerror})") from error
     if raw.size != count:
         raise InputDataError(f"{header.path}: the file became shorter while it was read")
     order = _file_order(header.axes)
     stored = raw.reshape(tuple(header.shape[axis] for axis in order))
-    values = np.ascontiguousarray(stored.transpose(np.argsort(order)), dtype=np.float32)
+    with np.errstate(all="ignore"):  # beyond float32, or signalling NaN: no numbers either
+        values = np.ascontiguousarray(stored.transpose(np.argsort(order)), dtype=np.float32)
     if not np.isfinite(values).all():
         raise InputDataError(
             f"{header.path}: found NaN or Inf in the volume; remove it or extract it again"
@@ -213,11 +217,9 @@ def _em_header(path: Path) -> MrcHeader:
 def _header_bytes(path: Path) -> tuple[bytes, int]:
     """First 1024 bytes and the size of the file."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             raw = stream.read(_HEADER_BYTES)
             size = os.fstat(stream.fileno()).st_size
-    except FileNotFoundError as error:
-        raise InputDataError(f"{path}: the file does not exist; check the path") from error
     except OSError as error:
         raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
     if size == 0:

@@ -33,6 +33,7 @@ __all__ = [
     "ParticleResults",
     "class_path",
     "prepare_output_directory",
+    "refuse_links",
     "start_path",
     "stored_starts",
     "write_class_averages",
@@ -127,6 +128,25 @@ def prepare_output_directory(path: str | Path, inputs: Iterable[Path] = ()) -> P
             "can write to"
         ) from error
     return directory
+
+
+def refuse_links(*paths: Path) -> None:
+    """Refuse to write through what leads out of a run's directory.
+
+    A directory that comes from elsewhere may hold links under the names of results. Files that are
+    replaced as a whole (`io.atomic`) replace a link; this is for folders and the log, which stay.
+
+    Raises
+    ------
+    OutputError
+        One of the paths is a link, or neither a file nor a folder.
+    """
+    for path in paths:
+        if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
+            raise OutputError(
+                f"{path}: expected a file or folder of faml, found a link or a special file, which "
+                "is not written to; remove it"
+            )
 
 
 def start_path(directory: Path, number: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from faml.config import DataConfig
-from faml.errors import InputDataError
+from faml.errors import ConfigurationError, InputDataError
 from faml.io.formats import Wedge
 from faml.io.inputs import InputFiles, resolve_inputs
+from faml.io.packs.content import Pack
+from faml.io.packs.reading import open_pack
 from faml.io.stacks import TiltStacks, open_stacks, read_optimisation_set, unmodelled
 from faml.io.star import RelionStar, read_star, resolve_images, star_premultiplied
 from faml.io.star_text import can_hold
@@ -27,8 +30,8 @@ class Source:
 
     Attributes
     ----------
-    names : tuple of N str
-    paths : tuple of N Path
+    names : sequence of N str
+    paths : sequence of N Path
     star : RelionStar or None
         The table, that of another program in RELION's terms.
     weight_paths : tuple of N Path, or None
@@ -39,19 +42,24 @@ class Source:
         Where each particle is a stack of tilt images.
     wedges : tuple of N Wedge, or None
         Tilts that a table or a wedge list gives.
+    pack : Pack or None
+        Where the particles are from one, which has their weights and all else.
     """
 
-    names: tuple[str, ...]
-    paths: tuple[Path, ...]
+    names: Sequence[str]
+    paths: Sequence[Path]
     star: RelionStar | None
     weight_paths: tuple[Path, ...] | None
     premultiplied: npt.NDArray[np.bool_]
     warnings: tuple[str, ...]
     stacks: TiltStacks | None = None
     wedges: tuple[Wedge, ...] | None = None
+    pack: Pack | None = None
 
     def take(self, rows: npt.NDArray[np.int64]) -> Source:
         """The particles of a subset; the STAR table stays whole."""
+        if self.pack is not None:
+            return _packed_source(self.pack.take(rows))
         weights = self.weight_paths
         return Source(
             names=tuple(self.names[i] for i in rows),
@@ -75,6 +83,9 @@ def list_source(config: DataConfig) -> Source:
         missing or listed twice.
     """
     files = resolve_inputs(config.inputs)
+    if files.pack is not None:
+        _check_pack_options(config, files.pack)
+        return _packed_source(open_pack(files.pack))
     check_table_options(config, table=files.table is not None, star=files.star is not None)
     if files.table is not None:
         return _nameable(_table_source(files.table, config))
@@ -105,6 +116,33 @@ def list_source(config: DataConfig) -> Source:
         stacks=stacks,
         wedges=None if stacks is not None else star_wedges(star, config),
     )
+
+
+def _packed_source(pack: Pack) -> Source:
+    """Particles of a pack."""
+    return Source(
+        names=pack.names,
+        paths=pack.paths,
+        star=pack.star,
+        weight_paths=None,
+        premultiplied=pack.premultiplied,
+        warnings=pack.warnings,
+        pack=pack,
+    )
+
+
+def _check_pack_options(config: DataConfig, path: Path) -> None:
+    """Refuse what is for files, of which a pack has taken all there is to know."""
+    for option, given in (
+        ("--particles", config.particles_folder),
+        ("--wedge-list", config.wedge_list),
+        ("--tomograms", config.tomograms),
+    ):
+        if given is not None:
+            raise ConfigurationError(
+                f"{option} is for tables of loose particles, {path} is a pack of them; leave it "
+                "out, or give it to faml pack"
+            )
 
 
 def _volumes_source(files: InputFiles) -> Source:

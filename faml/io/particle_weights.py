@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +11,19 @@ import numpy.typing as npt
 from faml.config import DataConfig
 from faml.errors import ConfigurationError, InputDataError
 from faml.io.formats import TiltRange, Wedge
+from faml.io.packs.content import Pack
 from faml.io.particle_source import Source
 from faml.io.stacks import TiltStacks
 from faml.io.star import RelionStar
 from faml.io.tilt_angles import read_tilt_angles
 from faml.io.tilt_ranges import TiltRangeWeights, distinct_wedges
-from faml.io.wedge_files import TiltAnglesWeights, TiltRangeWeight, VolumeWeights, weight_power
+from faml.io.wedge_files import (
+    TiltAnglesWeights,
+    TiltRangeWeight,
+    VolumeWeights,
+    WeightSource,
+    weight_power,
+)
 from faml.particles import WeightReader
 
 __all__ = [
@@ -28,7 +34,7 @@ __all__ = [
     "open_weights",
 ]
 
-WeightSource = Literal["volumes", "tilt range", "tilt angles", "tilt images", "missing"]
+_TILTS = ("tilt range", "tilt angles")
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,16 @@ def open_weights(
 ) -> ParticleWeights:
     """Open the weights of particles of box ``box``.
 
-    Weight volumes of the table come first, then ``--tilt-angles``, ``--tilt-range``, and what the
-    table or a wedge list says.
+    A pack has its own. Else weight volumes of the table come first, then ``--tilt-angles``,
+    ``--tilt-range``, and what the table or a wedge list says.
 
     Raises
     ------
     InputDataError
         Weights that cannot be read, or none while they are ``required``.
     """
+    if source.pack is not None:
+        return _packed_weights(config, source, source.pack, required=required)
     if source.stacks is not None:
         return _stack_weights(config, source.stacks)
     if source.weight_paths is None:
@@ -138,6 +146,36 @@ def open_weights(
             f"the STAR file gives weight volumes (rlnCtfImage): {' and '.join(ignored)} is ignored",
         )
     return ParticleWeights("volumes", reader, index, reader.paths, power, warnings)
+
+
+def _packed_weights(
+    config: DataConfig, source: Source, pack: Pack, *, required: bool
+) -> ParticleWeights:
+    """Weights of a pack, or the tilts of an option in place of those it was written with."""
+    option = None
+    if config.tilt_range_deg is not None or config.tilt_angles_file is not None:
+        option = "--tilt-angles" if config.tilt_range_deg is None else "--tilt-range"
+    warnings = pack.weight_warnings
+    if option is not None and pack.weight_source in _TILTS:
+        found = (
+            _tilt_angles_weights(config, config.tilt_angles_file, source, pack.box)
+            if config.tilt_angles_file is not None
+            else _tilt_range_weight(config, source, pack.box, required=required)
+        )
+        replaced = f"{option} replaces the {pack.weight_source} that the pack was written with"
+        return replace(found, warnings=(replaced, *found.warnings))
+    if option is not None:
+        ignored = f"the pack has weights from {pack.weight_source}: {option} is ignored"
+        warnings = (*warnings, ignored)
+    reader, index, which = pack.used_weights()
+    power, of_each = np.ones(len(source.names)), pack.weight_power[which][index]
+    if pack.weight_source == "tilt images":
+        power = of_each / np.median(of_each)
+    elif pack.weight_source == "volumes" and source.premultiplied.any():
+        chosen = source.premultiplied
+        power[chosen] = of_each[chosen] / np.median(of_each[chosen])
+    paths = tuple(pack.weight_paths.take(which)) if len(pack.weight_paths) else ()
+    return ParticleWeights(pack.weight_source, reader, index, paths, power, warnings)
 
 
 def _stack_weights(config: DataConfig, stacks: TiltStacks) -> ParticleWeights:

@@ -9,6 +9,7 @@ from faml.conventions import relion_angles_deg_to_matrices
 from faml.errors import InputDataError
 from faml.io.dataset import Dataset
 from faml.io.star import RelionStar, numbers, per_particle
+from faml.io.star_text import LazyBlocks
 
 __all__ = ["particle_positions"]
 
@@ -54,7 +55,10 @@ def particle_positions(
     if set(_SUBTOMOGRAM) <= set(star.particles.columns):
         frames = relion_angles_deg_to_matrices(_columns(star, _SUBTOMOGRAM)[rows])
         shifts = np.einsum("nij,nj->ni", frames, shifts)
-    return _coordinates(star, size)[rows] + shifts
+    found = _coordinates(star, size)[rows] + shifts
+    if isinstance(star.blocks, LazyBlocks):
+        star.blocks.forget()  # nobody asks again before the end of a run
+    return found
 
 
 def _coordinates(star: RelionStar, voxel_size_angstrom: float) -> npt.NDArray[np.float64]:

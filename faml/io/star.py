@@ -12,7 +12,9 @@ Psi). rlnTomoSubtomogramRot, Tilt and Psi are neither applied nor changed.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from faml.conventions import relion_angles_deg_to_matrices, relion_origins_to_translations
-from faml.errors import InputDataError
+from faml.errors import InputDataError, OutputError
+from faml.io.files import check_regular
 from faml.io.star_text import (
+    LARGEST_NUMBER,
     Block,
+    LazyBlocks,
     StarText,
+    blocks_of_text,
     line_of_row,
     read_blocks,
     star_text,
@@ -37,6 +43,8 @@ __all__ = [
     "PIXEL_ORIGIN_COLUMNS",
     "Block",
     "RelionStar",
+    "check_pixel_sizes",
+    "compacted",
     "numbers",
     "per_particle",
     "read_star",
@@ -54,6 +62,7 @@ PIXEL_ORIGIN_COLUMNS = ("rlnOriginX", "rlnOriginY", "rlnOriginZ")
 """RELION 3.0 and earlier, in pixels."""
 
 _PIXEL_TOLERANCE = 0.01
+_PIXEL_RANGE = (1e-3, 1e6)
 _EXTRACT_3D = (
     "extract the particles again as 3-D subtomograms: in RELION 5 set 'Write output as 2D stacks?' "
     "to No (relion_tomo_subtomo without --stack2d), in WarpTools use ts_export_particles --3d"
@@ -69,7 +78,7 @@ class RelionStar:
     path : Path
     version : int
         RELION's format version from the file's comment, 30001 if there is none.
-    blocks : dict of str to DataFrame or dict
+    blocks : mapping of str to DataFrame or dict
         Every data block in order; all values are text.
     particles_block : str
         Name of the block with one row per particle.
@@ -77,7 +86,7 @@ class RelionStar:
 
     path: Path
     version: int
-    blocks: dict[str, Block]
+    blocks: Mapping[str, Block]
     particles_block: str
 
     @property
@@ -128,6 +137,26 @@ def read_star(path: str | Path) -> RelionStar:
     return star
 
 
+def compacted(star: RelionStar) -> RelionStar:
+    """The same table as compressed text, of which values are made when they are asked for.
+
+    As values, each takes some 60 bytes; a run needs them at its beginning and its end.
+    """
+    if isinstance(star.blocks, LazyBlocks):
+        star.blocks.forget()
+        return star
+    try:
+        text = star_text(star.blocks, star.version)
+    except OutputError:  # of another program, with names that STAR files cannot hold
+        return star
+    stored, path = zlib.compress(text.encode("utf-8", "surrogatepass"), 1), star.path
+
+    def load() -> dict[str, Block]:
+        return blocks_of_text(path, zlib.decompress(stored).decode("utf-8", "surrogatepass"))
+
+    return replace(star, blocks=LazyBlocks(load))
+
+
 def star_pixel_size(star: RelionStar) -> float | None:
     """Voxel size in angstrom that all particles share, or None if the file does not say.
 
@@ -148,20 +177,31 @@ def star_pixel_size(star: RelionStar) -> float | None:
         sizes = numbers(star, particles, name)
     elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(particles.columns):
         micrometres = numbers(star, particles, "rlnDetectorPixelSize")
-        sizes = 1e4 * micrometres / numbers(star, particles, "rlnMagnification")
+        with np.errstate(all="ignore"):  # what comes of no magnification is refused below
+            sizes = 1e4 * micrometres / numbers(star, particles, "rlnMagnification")
     if sizes is None:
         return None
-    if not (sizes > 0).all():
-        raise InputDataError(f"{star.path}: expected a pixel size above zero, found {sizes.min()}")
+    check_pixel_sizes(star.path, sizes)
     smallest, largest = int(np.argmin(sizes)), int(np.argmax(sizes))
     if sizes[largest] - sizes[smallest] > _PIXEL_TOLERANCE * sizes[largest]:
-        names = particles["rlnImageName"]
+        # Lists of positions name no files.
+        names = particles.get("rlnImageName", particles.index.to_series() + 1)
         raise InputDataError(
             f"{star.path}: the particles have different pixel sizes, {sizes[smallest]:g} A "
             f"({names.iloc[smallest]}) and {sizes[largest]:g} A ({names.iloc[largest]}); extract "
             "them at one pixel size or run each optics group by itself"
         )
     return float(sizes[0])
+
+
+def check_pixel_sizes(path: Path, sizes: npt.NDArray[np.float64]) -> None:
+    """Raise InputDataError for pixel sizes (N,) in Angstrom that no microscope has."""
+    least, most = _PIXEL_RANGE
+    wrong = sizes[~((sizes >= least) & (sizes <= most))]
+    if wrong.size:
+        raise InputDataError(
+            f"{path}: expected a pixel size above zero in Angstrom, found {wrong[0]:g}"
+        )
 
 
 def star_poses(star: RelionStar, voxel_size_angstrom: float) -> ParticlePoses | None:
@@ -208,7 +248,7 @@ def numbers(star: RelionStar, table: pd.DataFrame, column: str) -> npt.NDArray[n
     """A column as numbers; raises InputDataError naming the column and row that is not one."""
     numeric = pd.to_numeric(table[column], errors="coerce")
     values: npt.NDArray[np.float64] = numeric.to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(~(np.abs(values) <= LARGEST_NUMBER))
     if bad.size:
         row = int(bad[0])
         block = star.particles_block if table is star.particles else "optics"
@@ -355,6 +395,9 @@ def resolve_images(star: RelionStar, column: str) -> tuple[Path, ...]:
                 break
         else:
             missing[name] = None
+            for base in bases:
+                if os.path.exists(base / name) and not os.path.isdir(base / name):
+                    check_regular(base / name)  # a pipe, a device: which, this says
     if missing:
         shown = ", ".join(list(missing)[:3])
         raise InputDataError(

@@ -9,7 +9,8 @@ Read here and not by the package starfile, which turns apostrophes into quotes, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -18,10 +19,14 @@ import pandas as pd
 
 from faml.errors import InputDataError, OutputError
 from faml.io.atomic import write_text_atomic
+from faml.io.files import read_text
 
 __all__ = [
+    "LARGEST_NUMBER",
     "Block",
+    "LazyBlocks",
     "StarText",
+    "blocks_of_text",
     "can_hold",
     "line_of_row",
     "read_blocks",
@@ -32,12 +37,14 @@ __all__ = [
 Block: TypeAlias = "pd.DataFrame | dict[str, str]"
 """A loop (table) or a list of single values; everything is text."""
 
+LARGEST_NUMBER = 1e30
+"""Beyond it, products of three overflow somewhere; no table means such a number."""
 _DEFAULT_VERSION = 30001
 _SPACE = r"[ \t\r\f\v]"
-_VALUE = re.compile(
-    rf"""(?<![^ \t\r\f\v])(?:"(.*?)"(?={_SPACE}|$)|'(.*?)'(?={_SPACE}|$)|(#.*)|([^ \t\r\f\v]+))"""
-)
-"""A quote opens at the beginning of a value only, and closes at its end; so does a comment."""
+_BLANKS = re.compile(rf"{_SPACE}*")
+_BARE = re.compile(r"[^ \t\r\f\v]+")
+_CLOSING = {quote: re.compile(rf"{quote}(?={_SPACE}|$)") for quote in ('"', "'")}
+"""A quote opens at the beginning of a value only, and closes at its end."""
 _SPECIAL = re.compile(r"""[\s#]|^["'_]|^(?:data|loop)_""")
 """What a value cannot have without quotes."""
 
@@ -60,20 +67,52 @@ class StarText:
     blocks: dict[str, Block]
 
 
+class LazyBlocks(Mapping[str, Block]):
+    """Data blocks that are in memory only while they are needed.
+
+    Parameters
+    ----------
+    load : callable
+        Gives the blocks, the same each time.
+    """
+
+    def __init__(self, load: Callable[[], dict[str, Block]]) -> None:
+        self._load = load
+        self._blocks: dict[str, Block] | None = None
+
+    def _loaded(self) -> dict[str, Block]:
+        if self._blocks is None:
+            self._blocks = self._load()
+        return self._blocks
+
+    def forget(self) -> None:
+        """Free the memory; the next question loads the blocks again."""
+        self._blocks = None
+
+    def __getitem__(self, name: str) -> Block:
+        return self._loaded()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded())
+
+    def __len__(self) -> int:
+        return len(self._loaded())
+
+
 @dataclass
 class _Scanned:
     """A block as it is being read: labels, and their values or the rows of a loop."""
 
     name: str
     loop: bool = False
-    labels: list[str] = field(default_factory=list)
+    labels: dict[str, None] = field(default_factory=dict)
     rows: list[list[str]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
 
     def block(self) -> Block:
         """The block as its readers know it."""
         if self.loop:
-            return pd.DataFrame(self.rows, columns=self.labels, dtype=object)
+            return pd.DataFrame(self.rows, columns=list(self.labels), dtype=object)
         return {label: row[0] for label, row in zip(self.labels, self.rows, strict=True)}
 
 
@@ -88,12 +127,17 @@ def read_blocks(path: str | Path) -> StarText:
     """
     path = Path(path)
     text = _read_text(path)
-    version = re.search(r"^#\s*version\s+(\d+)", text, re.MULTILINE)
+    version = re.search(r"^#\s*version\s+(\d{1,9})\b", text, re.MULTILINE)
     return StarText(
         path=path,
         version=int(version.group(1)) if version else _DEFAULT_VERSION,
-        blocks={name: found.block() for name, found in _scanned(path, text).items()},
+        blocks=blocks_of_text(path, text),
     )
+
+
+def blocks_of_text(path: Path, text: str) -> dict[str, Block]:
+    """Every block of STAR text; ``path`` is named in errors (InputDataError)."""
+    return {name: found.block() for name, found in _scanned(path, text).items()}
 
 
 def line_of_row(path: Path, block: str, row: int) -> int | None:
@@ -108,7 +152,7 @@ def line_of_row(path: Path, block: str, row: int) -> int | None:
     return found.lines[row] if found is not None and row < len(found.lines) else None
 
 
-def star_text(blocks: dict[str, Block], version: int, comment: str = "") -> str:
+def star_text(blocks: Mapping[str, Block], version: int, comment: str = "") -> str:
     """STAR text of data blocks whose values are text already.
 
     RELION reads the format from the ``# version`` comment before each table.
@@ -127,7 +171,7 @@ def star_text(blocks: dict[str, Block], version: int, comment: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_star(path: Path, blocks: dict[str, Block], version: int, comment: str = "") -> None:
+def write_star(path: Path, blocks: Mapping[str, Block], version: int, comment: str = "") -> None:
     """Write `star_text` atomically; raises OutputError if that fails or a value is not one line."""
     write_text_atomic(path, star_text(blocks, version, comment))
 
@@ -158,14 +202,7 @@ def _quoted(value: object) -> str:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputDataError(f"{path}: the file does not exist; check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputDataError(f"{path}: not a STAR file (not text)") from error
-    except OSError as error:
-        raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
+    text = read_text(path, "a STAR file")
     if not re.search(r"^\s*data_", text, re.MULTILINE):
         raise InputDataError(f"{path}: not a STAR file: expected a line that starts with data_")
     return text
@@ -240,7 +277,7 @@ def _add_label(block: _Scanned, values: list[str], number: int) -> str | None:
             return f"expected one value of {name}, found {len(values) - 1}"
         block.rows.append(values[1:])
         block.lines.append(number)
-    block.labels.append(name)
+    block.labels[name] = None
     return None
 
 
@@ -252,8 +289,24 @@ def _values(line: str) -> list[str]:
 
 
 def _tokens(line: str) -> Iterator[str]:
-    for match in _VALUE.finditer(line):
-        double, single, comment, bare = match.groups()
-        if comment is not None:
-            return
-        yield next(text for text in (double, single, bare) if text is not None)
+    # All closing quotes are found once: a line may have as many opening ones as it has characters.
+    closing = {
+        quote: [found.start() for found in pattern.finditer(line)]
+        for quote, pattern in _CLOSING.items()
+    }
+    at = _end(_BLANKS, line, 0)
+    while at < len(line) and line[at] != "#":
+        ends = closing.get(line[at], [])
+        following = bisect_right(ends, at)
+        if following < len(ends):
+            yield line[at + 1 : ends[following]]
+            at = ends[following] + 1
+        else:
+            start, at = at, _end(_BARE, line, at)
+            yield line[start:at]
+        at = _end(_BLANKS, line, at)
+
+
+def _end(pattern: re.Pattern[str], line: str, start: int) -> int:
+    found = pattern.match(line, start)
+    return start if found is None else found.end()

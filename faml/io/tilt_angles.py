@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from faml.errors import InputDataError
+from faml.io.files import read_text
 
 __all__ = ["read_tilt_angles"]
 
+_WANTED = "one tilt angle a line; give a .tlt or .rawtlt file (--tilt-angles)"
 _RADIANS = 3.2
 _LARGEST_DEG = 180.0
 
@@ -39,7 +41,7 @@ def read_tilt_angles(path: str | Path) -> tuple[float, ...]:
     path = Path(path)
     angles = [
         _angle(path, number, words)
-        for number, line in enumerate(_lines(path), 1)
+        for number, line in enumerate(read_text(path, _WANTED).splitlines(), 1)
         if (words := line.split("#")[0].split())
     ]
     if len(set(angles)) < 2:
@@ -53,20 +55,6 @@ def read_tilt_angles(path: str | Path) -> tuple[float, ...]:
             f"{max(map(abs, angles)):g}; convert them if they are radians"
         )
     return tuple(angles)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise InputDataError(
-            f"{path}: expected text with one tilt angle a line, found binary data; give a .tlt or "
-            ".rawtlt file"
-        ) from None
-    except OSError as error:
-        raise InputDataError(
-            f"{path}: the tilt angles cannot be read ({error.strerror}); correct --tilt-angles"
-        ) from error
 
 
 def _angle(path: Path, number: int, words: list[str]) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from faml.conventions import FloatArray
 from faml.errors import InputDataError
 from faml.io.mrc import read_header, read_volume
+from faml.particles.kept import LastKept
 from faml.particles.wedge import (
     half_weight_volume,
     tilt_angles_weight,
@@ -25,11 +25,15 @@ __all__ = [
     "TiltAnglesWeights",
     "TiltRangeWeight",
     "VolumeWeights",
+    "WeightSource",
     "estimate_tilt_range_deg",
     "observed_fraction",
     "single_axis_range_deg",
     "weight_power",
 ]
+
+WeightSource = Literal["volumes", "tilt range", "tilt angles", "tilt images", "missing"]
+"""What the weights of particles are made of."""
 
 _AMPLITUDES_KEPT = 16
 _OBSERVED = 0.05
@@ -127,8 +131,7 @@ class VolumeWeights:
     box: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_amplitudes", OrderedDict())
-        object.__setattr__(self, "_lock", Lock())
+        object.__setattr__(self, "_amplitudes", LastKept(_AMPLITUDES_KEPT))
 
     def check_header(self, index: int) -> None:
         """Compare the shape with the box without reading the data.
@@ -175,17 +178,11 @@ class VolumeWeights:
         """C of data that are not premultiplied, ``(n, n, n // 2 + 1)`` float32, else None."""
         if self.premultiplied[index]:
             return None
-        amplitudes: OrderedDict[int, npt.NDArray[np.float32]] = self._amplitudes  # type: ignore[attr-defined]
-        with self._lock:  # type: ignore[attr-defined]
-            if index in amplitudes:
-                amplitudes.move_to_end(index)
-                return amplitudes[index]
-        amplitude = half_weight_volume(self._volume(index), self.box, str(self.paths[index]))
-        with self._lock:  # type: ignore[attr-defined]
-            amplitudes[index] = amplitude
-            while len(amplitudes) > _AMPLITUDES_KEPT:
-                amplitudes.popitem(last=False)
-        return amplitude
+        kept: LastKept[npt.NDArray[np.float32]] = self._amplitudes  # type: ignore[attr-defined]
+        return kept.get(
+            index,
+            lambda: half_weight_volume(self._volume(index), self.box, str(self.paths[index])),
+        )
 
     def _volume(self, index: int) -> npt.NDArray[np.float32]:
         self.check_header(index)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, replace
-from threading import Lock
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,11 +11,17 @@ import numpy.typing as npt
 import scipy.fft
 
 from faml.errors import InputDataError
+from faml.particles.kept import FirstKept, LastKept
 from faml.transforms.phases import random_phases
 
 __all__ = ["MemoryReader", "ParticlePoses", "ParticleSet", "VolumeReader", "WeightReader"]
 
-_WEIGHT_CACHE = 16
+_WEIGHTS_KEPT = 16
+"""Where nothing is said about memory."""
+_WEIGHTS_SHARE = 0.25
+"""Of the memory for what is kept, at most; the rest is for particles."""
+_VIEWS_PER_WEIGHT = 12
+"""Sizes of W that W and all that `ParticleViews` makes of it take at the finest resolution."""
 _PHASE_STREAM = 0xFA5E  # tells random phases' stream from the others
 
 
@@ -99,9 +104,11 @@ class ParticlePoses:
 class ParticleSet:
     """N particles of one box size with their Fourier weights.
 
+    It can be pickled where its readers can; what it keeps in memory is not part of that.
+
     Attributes
     ----------
-    names : tuple of N str
+    names : sequence of N str
         Unique, used in messages and output.
     box : int
         Edge n in voxels.
@@ -118,9 +125,13 @@ class ParticleSet:
         Index by which `volumes` knows each particle (differs after `subset`).
     tomograms : (N,) int64 or None
         Which tomogram each particle is from, where the input says so.
+    weights_kept : int
+        Distinct weights that stay in memory, the last used.
+    kept : FirstKept or None
+        Data terms that stay in memory, by `source_index`; shared with subsets.
     """
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     box: int
     voxel_size_angstrom: float
     volumes: VolumeReader
@@ -131,10 +142,11 @@ class ParticleSet:
     poses: ParticlePoses | None
     source_index: npt.NDArray[np.int64]
     tomograms: npt.NDArray[np.int64] | None = None
+    weights_kept: int = _WEIGHTS_KEPT
+    kept: FirstKept | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_weight_cache", OrderedDict())
-        object.__setattr__(self, "_weight_lock", Lock())
+        object.__setattr__(self, "_last_weights", LastKept(self.weights_kept))
 
     @classmethod
     def from_arrays(
@@ -186,7 +198,20 @@ class ParticleSet:
     def with_random_phases(self, first_shell: int, seed: int) -> ParticleSet:
         """The same particles without structure from a shell on, but with all their power."""
         reader = RandomPhaseReader(self.volumes, first_shell, seed)
-        return replace(self, volumes=reader)
+        return replace(self, volumes=reader, kept=None)  # what is kept is not theirs
+
+    def within(self, memory_bytes: float) -> ParticleSet:
+        """The same particles, with so much memory for what is kept of them.
+
+        A quarter, or less where there are few distinct weights, is for weights; the rest for data
+        terms, the first that are asked for. No result depends on it.
+        """
+        half = self.box**2 * (self.box // 2 + 1)
+        per_weight = 4 * half * _VIEWS_PER_WEIGHT
+        distinct = int(self.weight_index.max()) + 1
+        count = max(1, min(distinct, int(_WEIGHTS_SHARE * memory_bytes / per_weight)))
+        rest = max(0, int(memory_bytes - count * per_weight))
+        return replace(self, weights_kept=count, kept=FirstKept(rest))
 
     def volume(self, index: int) -> npt.NDArray[np.float32]:
         """Grey values after normalisation and contrast, ``(n, n, n)`` float32.
@@ -211,18 +236,8 @@ class ParticleSet:
 
     def weight(self, weight_index: int) -> npt.NDArray[np.float32]:
         """Distinct weight W, ``(n, n, n // 2 + 1)`` float32; recently used ones are kept."""
-        cache: OrderedDict[int, npt.NDArray[np.float32]] = self._weight_cache  # type: ignore[attr-defined]
-        with self._weight_lock:  # type: ignore[attr-defined]
-            known = cache.get(weight_index)
-            if known is not None:
-                cache.move_to_end(weight_index)
-                return known
-        read = self.weights.read(weight_index)
-        with self._weight_lock:  # type: ignore[attr-defined]
-            cache[weight_index] = read
-            while len(cache) > _WEIGHT_CACHE:
-                cache.popitem(last=False)
-        return read
+        kept: LastKept[npt.NDArray[np.float32]] = self._last_weights  # type: ignore[attr-defined]
+        return kept.get(weight_index, lambda: self.weights.read(weight_index))
 
     def data_term(self, index: int) -> npt.NDArray[np.complex64]:
         """Data term y of one particle, method.md section 2.
@@ -230,8 +245,14 @@ class ParticleSet:
         Returns
         -------
         (n, n, n // 2 + 1) complex64
-            ``y = C X`` (or X as it is where the file is premultiplied), zero where W is zero.
+            ``y = C X`` (or X as it is where the file is premultiplied), zero where W is zero. Not
+            to be written to.
         """
+        if self.kept is None:
+            return self._data_term(index)
+        return self.kept.get(int(self.source_index[index]), lambda: self._data_term(index))
+
+    def _data_term(self, index: int) -> npt.NDArray[np.complex64]:
         volume = self.volume(index)
         spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(volume), norm="ortho")
         which = int(self.weight_index[index])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
+from faml.particles.kept import LastKept
 from faml.particles.particle_set import ParticleSet
 from faml.transforms.fourier import (
     FourierGrid,
@@ -21,8 +20,6 @@ from faml.transforms.fourier import (
 )
 
 __all__ = ["Particle", "ParticleViews", "Pose", "WeightView"]
-
-_WEIGHTS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -117,23 +114,11 @@ class ParticleViews:
     def __init__(self, particles: ParticleSet, grid: FourierGrid) -> None:
         self._particles = particles
         self._grid = grid
-        self._weights: OrderedDict[int, WeightView] = OrderedDict()
-        self._lock = Lock()
+        self._weights: LastKept[WeightView] = LastKept(particles.weights_kept)
 
     def weight(self, index: int) -> WeightView:
         """The distinct weight ``index``."""
-        with self._lock:
-            view = self._weights.get(index)
-            if view is not None:
-                self._weights.move_to_end(index)
-                return view
-        # Made outside the lock: where each particle has a weight of its own, all threads make them.
-        view = self._make_weight(index)
-        with self._lock:
-            self._weights[index] = view
-            if len(self._weights) > _WEIGHTS_KEPT:
-                self._weights.popitem(last=False)
-        return view
+        return self._weights.get(index, lambda: self._make_weight(index))
 
     def _make_weight(self, index: int) -> WeightView:
         grid = self._grid

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from faml.errors import InputDataError
+from faml.io.files import open_regular
 from faml.io.lock import LOCK_NAME
 
 __all__ = ["Ending", "RunLog", "read_run_log"]
@@ -39,7 +42,8 @@ class RunLog:
     began, ended : datetime or None
         First and last entry, local time of the machine that ran it.
     seconds : float
-        From first to last entry of each session, so pauses between sessions do not count.
+        From first to last entry of each session, so pauses between sessions do not count. Nor does
+        what a clock was set back meanwhile.
     iteration_seconds : dict of int to float
         Wall time of each iteration.
     warnings : tuple of str
@@ -84,10 +88,12 @@ def read_run_log(path: Path) -> RunLog | None:
     InputDataError
         The file exists but cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
+    try:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            text = stream.read(size).decode("utf-8", errors="replace")
     except OSError as error:
         raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
     found = (_LINE.fullmatch(line) for line in text.splitlines())
@@ -104,7 +110,7 @@ def read_run_log(path: Path) -> RunLog | None:
         results_current=current,
         began=entries[0].when,
         ended=entries[-1].when,
-        seconds=sum((part[-1].when - part[0].when).total_seconds() for part in sessions),
+        seconds=sum(_passed(a, b) for part in sessions for a, b in pairwise(part)),
         iteration_seconds=_iteration_seconds(sessions),
         warnings=_warnings(sessions),
         error=fault,
@@ -149,15 +155,20 @@ def _ending(session: list[_Entry], *, early: bool) -> tuple[Ending, bool, str]:
     return "open", False, ""
 
 
+def _passed(before: _Entry, after: _Entry) -> float:
+    """Seconds between two entries, none where the clock was set back (or summer time ended)."""
+    return max(0.0, (after.when - before.when).total_seconds())
+
+
 def _iteration_seconds(sessions: list[list[_Entry]]) -> dict[int, float]:
     seconds: dict[int, float] = {}
     for session in sessions:
-        before = session[0].when
+        before = session[0]
         for entry in session:
             number = entry.iteration
             if number is not None:
-                seconds[number] = (entry.when - before).total_seconds()
-                before = entry.when
+                seconds[number] = _passed(before, entry)
+                before = entry
     return seconds
 
 

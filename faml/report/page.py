@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from faml.errors import OutputError
 from faml.io.atomic import write_text_atomic
+from faml.io.output import refuse_links
 from faml.report.class_figures import (
     coverage_figure,
     directions_figure,
@@ -119,6 +120,7 @@ def write_report(directory: Path, output: Path | None = None, *, figures: bool =
     data = load_run_data(directory)
     folder = data.directory / FIGURES_NAME
     if figures:
+        refuse_links(folder)
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:

@@ -17,6 +17,7 @@ from faml.conventions import relion_angles_deg_to_matrices
 from faml.em.state import State
 from faml.errors import CheckpointError, FamlError, InputDataError
 from faml.io.checkpoint import StoredRun, read_run
+from faml.io.files import read_text
 from faml.io.history import IterationRecord, read_history
 from faml.io.mrc import read_volume
 from faml.io.output import CHECKPOINT_NAME, class_path, stored_starts
@@ -367,14 +368,9 @@ def _count(path: Path) -> int:
 
 def _config_text(directory: Path, config: RunConfig) -> str:
     path = directory / "config.toml"
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return config_to_toml(config)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputDataError(
-            f"{path}: cannot be read ({error}); restore it or remove it"
-        ) from error
+    return read_text(path, "the settings of the run; restore the file or remove it")
 
 
 def _final_maps(directory: Path, stored: StoredRun) -> npt.NDArray[np.float32] | None:

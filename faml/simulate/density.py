@@ -13,6 +13,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from faml.errors import ConfigurationError, InputDataError
+from faml.io.files import check_regular
 
 __all__ = ["demo_density", "demo_model_path", "density_from_model"]
 
@@ -151,6 +152,7 @@ def _atom_count(model: Any) -> int:
 
 
 def _model(gemmi: Any, path: str | Path) -> Any:
+    check_regular(path)
     try:
         structure = gemmi.read_structure(str(path))
     except (OSError, RuntimeError, ValueError) as error:

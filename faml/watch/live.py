@@ -48,7 +48,8 @@ def nothing_yet(directory: Path) -> str:
 def at_work(directory: Path) -> bool | None:
     """Whether a process holds the lock of a run; None where that cannot be told."""
     try:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        # Not to wait for a pipe that somebody has put there.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(directory / LOCK_NAME, flags)
     except OSError:
         return None

@@ -11,6 +11,7 @@ import pandas as pd
 
 from faml.conventions import rotation_angle_deg
 from faml.errors import InputDataError
+from faml.io.star_text import LARGEST_NUMBER
 
 __all__ = [
     "Euler",
@@ -36,7 +37,10 @@ _LARGEST_WHOLE = 2.0**53
 
 
 def numeric(
-    frame: pd.DataFrame, columns: Sequence[str], place: Callable[[int, str], str]
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    place: Callable[[int, str], str],
+    largest: float = LARGEST_NUMBER,
 ) -> npt.NDArray[np.float64]:
     """Columns as numbers, (N, len(columns)) float64.
 
@@ -47,6 +51,8 @@ def numeric(
     columns : sequence of str
     place : callable
         From row (from 0) and column to words that name both, for the message.
+    largest : float
+        Beyond it, and below its negative, there are no numbers.
 
     Raises
     ------
@@ -56,7 +62,7 @@ def numeric(
     out = np.empty((len(frame), len(columns)))
     for index, column in enumerate(columns):
         values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~(np.abs(values) <= largest))
         if bad.size:
             row = int(bad[0])
             raise InputDataError(
@@ -76,7 +82,7 @@ def whole(
     InputDataError
         A value is not a whole number.
     """
-    values = numeric(frame, [column], place)[:, 0]
+    values = numeric(frame, [column], place, np.finfo(np.float64).max)[:, 0]
     bad = np.flatnonzero((values != np.round(values)) | (np.abs(values) > _LARGEST_WHOLE))
     if bad.size:
         row = int(bad[0])

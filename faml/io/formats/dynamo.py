@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ import pandas as pd
 
 from faml.errors import InputDataError
 from faml.io.atomic import write_text_atomic
+from faml.io.files import read_text
 from faml.io.formats.columns import (
     numbers_or_nan,
     numeric,
@@ -214,16 +216,9 @@ def write_dynamo(path: Path, table: ParticleTable, mapped: frozenset[str]) -> Wr
 
 
 def _read_rows(path: Path) -> _Rows:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputDataError(f"{path}: the file does not exist; check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputDataError(
-            f"{path}: not text; write a binary table (.tblb) as .tbl with Dynamo's dwrite"
-        ) from error
-    except OSError as error:
-        raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
+    text = read_text(
+        path, "a Dynamo table; write a binary one (.tblb) as .tbl with Dynamo's dwrite"
+    )
     rows: list[list[str]] = []
     lines: list[int] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -311,7 +306,7 @@ def read_wedges(
     wedges = []
     for row, found in enumerate(map(tuple, values)):
         if found not in known:
-            known[found] = checked_wedge(_wedge(*found), place(row, "ftype"))
+            known[found] = checked_wedge(_wedge(*found), partial(place, row, "ftype"))
         wedges.append(known[found])
         if not known[found]:
             unread[int(found[0])] += 1

@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from faml.errors import ConfigurationError, InputDataError
 from faml.io.em import is_em, read_em_header
+from faml.io.files import read_head
 from faml.io.formats import dynamo, motl, relion_write, stopgap, wedge_lists
 from faml.io.formats.dynamo import is_dynamo, read_dynamo, write_dynamo
 from faml.io.formats.losses import Written
 from faml.io.formats.motl import ROWS, read_motl, write_motl
-from faml.io.formats.relion import FLAVOURS, read_relion
+from faml.io.formats.relion import FLAVOURS, read_relion, relion_table
 from faml.io.formats.relion_write import write_relion
 from faml.io.formats.sidecar import names_path
 from faml.io.formats.stopgap import read_stopgap, write_stopgap
@@ -22,6 +23,7 @@ from faml.io.formats.table import ParticleTable, in_tomogram, with_origin
 
 __all__ = [
     "FORMATS",
+    "HDF5_SIGNATURE",
     "NUMBERED",
     "columns_of_hub",
     "detect_format",
@@ -52,6 +54,7 @@ _MAPPED = {
 }
 _EM_LISTS = {ROWS: "av3", wedge_lists.LIST_ROWS: "wedge list"}
 _HEAD_BYTES = 1 << 16
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def detect_format(path: str | Path) -> str:
@@ -60,7 +63,8 @@ def detect_format(path: str | Path) -> str:
     Returns
     -------
     str
-        ``relion`` (any flavour), ``dynamo``, ``av3``, ``stopgap``, ``wedge list`` or ``volume``.
+        ``relion`` (any flavour), ``dynamo``, ``av3``, ``stopgap``, ``wedge list``, ``volume`` or
+        ``pack`` (any HDF5 file).
 
     Raises
     ------
@@ -68,13 +72,9 @@ def detect_format(path: str | Path) -> str:
         Missing, or none of them.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-    except FileNotFoundError as error:
-        raise InputDataError(f"{path}: the file does not exist; check the path") from error
-    except OSError as error:
-        raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
+    head = read_head(path, _HEAD_BYTES)
+    if head.startswith(HDF5_SIGNATURE):
+        return "pack"
     if head[208:211] == b"MAP":
         return "volume"
     if path.suffix.lower() == ".em" or is_em(path):
@@ -146,6 +146,10 @@ def read_table(path: str | Path, voxel_size_angstrom: float | None = None) -> Pa
         return read_stopgap(path)
     if found == "relion":
         return read_relion(path, voxel_size_angstrom)
+    if found == "pack":
+        from faml.io.packs.reading import table_of_pack  # which knows the formats, too
+
+        return relion_table(table_of_pack(path), voxel_size_angstrom)
     raise InputDataError(f"{path}: expected a particle table, found a {found}")
 
 

@@ -36,6 +36,7 @@ from faml.io.star import (
     ANGLE_COLUMNS,
     ORIGIN_COLUMNS,
     RelionStar,
+    check_pixel_sizes,
     numbers,
     per_particle,
     star_pixel_size,
@@ -52,6 +53,7 @@ __all__ = [
     "SUBTOMOGRAM_COLUMNS",
     "read_relion",
     "relion_flavour",
+    "relion_table",
 ]
 
 FLAVOURS = ("relion3.0", "relion3.1", "relion4", "relion5", "warp")
@@ -86,7 +88,12 @@ def read_relion(path: Path, voxel_size_angstrom: float | None = None) -> Particl
         Malformed file, no table of particles, columns that are only partly there, a value that is
         no number, or origins in Angstrom without a voxel size.
     """
-    star = _particle_star(read_blocks(path))
+    return relion_table(read_blocks(path), voxel_size_angstrom)
+
+
+def relion_table(found: StarText, voxel_size_angstrom: float | None = None) -> ParticleTable:
+    """The particles of STAR blocks that are in memory already; raises as `read_relion`."""
+    path, star = found.path, _particle_star(found)
     frame = star.particles.reset_index(drop=True)
     series = _tilt_series_pixel(star)
     size = star_pixel_size(star) or voxel_size_angstrom
@@ -172,10 +179,13 @@ def _particle_star(found: StarText) -> RelionStar:
 
 def _tilt_series_pixel(star: RelionStar) -> npt.NDArray[np.float64] | None:
     if star.optics is not None and _TILT_SERIES_PIXEL in star.optics:
-        return per_particle(star, _TILT_SERIES_PIXEL)
-    if _TILT_SERIES_PIXEL in star.particles:
-        return numbers(star, star.particles, _TILT_SERIES_PIXEL)
-    return None
+        sizes = per_particle(star, _TILT_SERIES_PIXEL)
+    elif _TILT_SERIES_PIXEL in star.particles:
+        sizes = numbers(star, star.particles, _TILT_SERIES_PIXEL)
+    else:
+        return None
+    check_pixel_sizes(star.path, sizes)
+    return sizes
 
 
 def _coordinates(

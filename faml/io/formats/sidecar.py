@@ -8,11 +8,13 @@ the suffix alone do not share it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from faml.errors import InputDataError
 from faml.io.atomic import write_text_atomic
+from faml.io.files import read_text
 
 __all__ = ["names_path", "read_names", "write_names"]
 
@@ -34,29 +36,26 @@ def read_names(table: Path, source: str) -> dict[int, str]:
     path = names_path(table, source)
     if not os.path.isfile(path):  # which also says no where the path cannot be
         return {}
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputDataError(
-            f"{path}: this table map of {table.name} cannot be read as text; correct or remove it"
-        ) from error
+    text = read_text(path, f"the table map of {table.name}; correct or remove it")
     names: dict[int, str] = {}
+    taken: set[str] = set()
     for number, line in enumerate(text.splitlines(), 1):
         parts = line.split(maxsplit=1)
         if not parts:
             continue
-        if len(parts) != 2 or not parts[0].isdecimal():
+        if len(parts) != 2 or not re.fullmatch(r"\d{1,15}", parts[0]):
             raise InputDataError(
                 f"{path}, line {number}: expected the number of a tomogram and its name, found "
                 f"{line.strip()!r}; correct or remove this table map"
             )
         index, name = int(parts[0]), parts[1].strip()
-        if names.get(index, name) != name or (name in names.values() and index not in names):
+        if names.get(index, name) != name or (name in taken and index not in names):
             raise InputDataError(
                 f"{path}, line {number}: expected one name for each tomogram, found number {index} "
                 f"or name {name!r} again; correct or remove this table map"
             )
         names[index] = name
+        taken.add(name)
     return names
 
 

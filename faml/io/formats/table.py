@@ -13,6 +13,7 @@ Conventions of the hub
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -234,19 +235,20 @@ def in_tomogram(table: ParticleTable) -> ParticleTable:
     )
 
 
-def checked_wedge(wedge: Wedge, where: str) -> Wedge:
+def checked_wedge(wedge: Wedge, where: str | Callable[[], str]) -> Wedge:
     """The wedge, if its ranges are ones.
 
     Raises
     ------
     InputDataError
         A range that is reversed, empty, wider than 180 degrees or beyond a full turn; ``where``
-        says of what.
+        says of what, or is asked to.
     """
     for low, high, _ in wedge:
         if not (-180.0 <= low < high <= 180.0 and high - low <= 180.0):
+            place = where if isinstance(where, str) else where()
             raise InputDataError(
-                f"{where}: expected a tilt range of up to 180 degrees with the smaller angle "
+                f"{place}: expected a tilt range of up to 180 degrees with the smaller angle "
                 f"first, found {low:g} to {high:g}; correct it"
             )
     return wedge
@@ -270,7 +272,8 @@ def tomogram_numbers(table: ParticleTable, target: str) -> npt.NDArray[np.int64]
         if np.isfinite(values).all() and len(pairs) == len(set(names)) == len(set(values)):
             return values.astype(np.int64)
     distinct = sorted(set(names))
-    if all(name.isdecimal() for name in distinct) and len(set(map(int, distinct))) == len(distinct):
+    numbered = all(re.fullmatch(r"\d{1,15}", name) for name in distinct)
+    if numbered and len(set(map(int, distinct))) == len(distinct):
         return np.array([int(name) for name in names], dtype=np.int64)
     counted = {name: index for index, name in enumerate(distinct, 1)}
     return np.array([counted[name] for name in names], dtype=np.int64)
@@ -296,12 +299,15 @@ def numbered_tomograms(table: ParticleTable) -> npt.NDArray[np.int64]:
     if table.tomograms is None:
         raise InputDataError(f"{table.path}: the table names no tomograms; give --tilt-range")
     numbers: dict[str, int] = {}
+    taken: set[int] = set()
     for name in dict.fromkeys(table.tomograms):
         digits = re.findall(r"\d+", Path(name).stem)
-        if not digits or int(digits[-1]) in numbers.values():
+        number = int(digits[-1]) if digits and len(digits[-1]) <= 15 else None
+        if number is None or number in taken:
             raise InputDataError(
                 f"{table.path}: tomogram {name} has no number of its own in its name, by which a "
                 "wedge list could know it; give --tilt-range"
             )
-        numbers[name] = int(digits[-1])
+        numbers[name] = number
+        taken.add(number)
     return np.array([numbers[name] for name in table.tomograms], dtype=np.int64)

@@ -13,7 +13,6 @@ and STOPGAP's masks as in `faml.conventions`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import pandas as pd
 
 from faml.errors import InputDataError, OutputError
 from faml.io.em import is_em, read_em, write_em
+from faml.io.files import read_text
 from faml.io.formats.columns import number_text, numeric, whole
 from faml.io.formats.table import (
     ParticleTable,
@@ -59,19 +59,11 @@ def read_wedge_list(path: str | Path) -> dict[int, Wedge]:
         listed twice with different ranges, naming the place.
     """
     path = Path(path).expanduser()
-    if not os.path.isfile(path):
-        raise InputDataError(f"{path}: the wedge list does not exist; check the path")
     if is_em(path):
         return _from_em(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputDataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputDataError(
-            f"{path}: expected a wedge list (EM file of {LIST_ROWS} rows, STOPGAP's STAR file, or "
-            "text), found none of them"
-        ) from error
+    text = read_text(
+        path, f"a wedge list (EM file of {LIST_ROWS} rows, STOPGAP's STAR file, or text)"
+    )
     if text.startswith("data_") or "\ndata_" in text:
         return _from_star(path)
     return _from_text(path, text)
@@ -204,12 +196,12 @@ def _from_star(path: Path) -> dict[int, Wedge]:
 
     numbers = whole(block, "tomo_num", place)
     tilts = numeric(block, ["tilt_angle"], place)[:, 0]
-    rows, places = [], []
-    for number in np.unique(numbers):
-        mine = tilts[numbers == number]
-        rows.append((float(number), mine.min(), mine.max()))
-        places.append(f"{path}, tomogram {number}")
-    return _collected(np.array(rows), places)
+    distinct, which = np.unique(numbers, return_inverse=True)
+    rows = np.tile([0.0, np.inf, -np.inf], (len(distinct), 1))
+    rows[:, 0] = distinct
+    np.minimum.at(rows[:, 1], which, tilts)
+    np.maximum.at(rows[:, 2], which, tilts)
+    return _collected(rows, [f"{path}, tomogram {number}" for number in distinct])
 
 
 def _collected(rows: npt.NDArray[np.float64], places: list[str]) -> dict[int, Wedge]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from faml.io.dataset import Dataset
-from faml.io.mrc import read_header
 from faml.io.star import star_pixel_size
 
 __all__ = ["VoxelSizes", "survey_voxel_sizes"]
 
-_HEADERS = 1000
 _UNKNOWN = (0.0, 1.0)
 _PLAUSIBLE_ANGSTROM = (0.3, 60.0)
 
@@ -55,10 +52,6 @@ class VoxelSizes:
 
 
 def survey_voxel_sizes(dataset: Dataset, option: float | None) -> VoxelSizes:
-    """Sizes of all sources; raises InputDataError where a header cannot be read."""
-    headers: Counter[float] = Counter()
-    if dataset.weight_source != "tilt images":
-        for path in dataset.paths[:_HEADERS]:
-            headers[round(float(read_header(path).voxel_size_angstrom or 0.0), 4)] += 1
+    """Sizes of all sources."""
     table = None if dataset.star is None else star_pixel_size(dataset.star)
-    return VoxelSizes(option, table, tuple(sorted(headers.items())))
+    return VoxelSizes(option, table, dataset.header_sizes)

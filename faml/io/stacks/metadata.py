@@ -13,7 +13,8 @@ import pandas as pd
 from scipy.spatial.transform import Rotation
 
 from faml.errors import InputDataError
-from faml.io.star_text import Block, line_of_row, read_blocks
+from faml.io.files import check_regular, read_head
+from faml.io.star_text import LARGEST_NUMBER, Block, line_of_row, read_blocks
 
 __all__ = [
     "OptimisationSet",
@@ -27,8 +28,10 @@ __all__ = [
 _ANGLES = ("rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot")
 _MATRIX = ("rlnTomoProjX", "rlnTomoProjY", "rlnTomoProjZ")
 _SIZES = ("rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ")
+_SMALLEST = 1e-3
+"""Of pixel sizes in Angstrom and voltages in kV."""
 _HEAD = 1 << 16
-"""Characters in which an optimisation set, a short file, says what it is."""
+"""Bytes in which an optimisation set, a short file, says what it is."""
 _ROTATION_TOLERANCE = 0.05
 """Of a projection matrix' first two rows: refined magnification may differ by a few percent."""
 
@@ -98,14 +101,10 @@ def read_optimisation_set(path: str | Path) -> OptimisationSet | None:
     Raises
     ------
     InputDataError
-        Malformed, or a file it names is nowhere.
+        Missing or malformed, or a file it names is nowhere.
     """
     path = Path(path)
-    try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            if "rlnTomoParticlesFile" not in stream.read(_HEAD):
-                return None
-    except OSError:  # whoever reads it as a particle table says so
+    if b"rlnTomoParticlesFile" not in read_head(path, _HEAD):
         return None
     for block in read_blocks(path).blocks.values():
         table = _table(block)
@@ -149,6 +148,8 @@ def locate(name: str, beside: Path, column: str) -> Path:
         candidate = base / name
         if os.path.isfile(candidate):  # no, too, if its name is too long
             return candidate
+        if os.path.exists(candidate) and not os.path.isdir(candidate):
+            check_regular(candidate)  # which says what it is
     raise InputDataError(
         f"{beside}: {column} names {name}, which is not found relative to this file's directory, "
         "its parents or the current directory; run from RELION's project directory"
@@ -212,7 +213,7 @@ class _Table:
             )
         chosen = self.values[name] if self.row is None else self.values[name].iloc[[self.row]]
         values = pd.to_numeric(chosen, errors="coerce").to_numpy(dtype=np.float64)
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~(np.abs(values) <= LARGEST_NUMBER))
         if bad.size:
             self.refuse(name, "a number", str(chosen.iloc[int(bad[0])]), int(bad[0]))
         return values
@@ -250,7 +251,10 @@ def _tilt_table(
             f"{path}: expected a table data_{name} with the tilt series of that tomogram, found "
             f"{', '.join(f'data_{block}' for block in blocks)}"
         )
-    return path, _table(blocks[name])
+    tilts = _table(blocks[name])
+    if not len(tilts):
+        raise InputDataError(f"{path}: expected the tilts of a tomogram in data_{name}, found none")
+    return path, tilts
 
 
 def _tilt_series(name: str, tomogram: _Table, tilts: _Table) -> TiltSeries:
@@ -288,7 +292,7 @@ def _tilt_series(name: str, tomogram: _Table, tilts: _Table) -> TiltSeries:
 
 def _above_zero(table: _Table, column: str) -> float:
     value = table.one(column)
-    if value <= 0.0:
+    if value < _SMALLEST:
         table.refuse(column, "a number above zero", f"{value:g}", 0)
     return value
 
@@ -323,7 +327,7 @@ def _vectors(tilts: _Table, column: str) -> npt.NDArray[np.float64]:
             values = [float(part) for part in text.strip("[]").split(",")]
         except ValueError:
             values = []
-        if len(values) != 4 or not np.isfinite(values).all():
+        if len(values) != 4 or not (np.abs(values) <= LARGEST_NUMBER).all():
             tilts.refuse(column, "[a,b,c,d]", text, row)
         rows.append(values[:3])
-    return np.array(rows, dtype=np.float64)
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)

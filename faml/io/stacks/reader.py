@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -26,6 +24,7 @@ from faml.io.star import (
     star_premultiplied,
 )
 from faml.kernels.tilt_planes import add_tilt_images, add_tilt_weights
+from faml.particles.kept import LastKept
 from faml.particles.wedge import WEIGHT_FLOOR
 
 __all__ = ["TiltStackWeights", "TiltStacks", "open_stacks", "unmodelled"]
@@ -78,8 +77,7 @@ class TiltStacks:
     pixel_size_angstrom: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_weights", OrderedDict())
-        object.__setattr__(self, "_lock", Lock())
+        object.__setattr__(self, "_weights", LastKept(_KEPT))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -149,17 +147,8 @@ class TiltStacks:
 
     def _weight_and_gain(self, index: int) -> _WeightAndGain:
         """W, and what images put in are multiplied by to become y; (n, n, n // 2 + 1) float32."""
-        kept: OrderedDict[int, _WeightAndGain] = self._weights  # type: ignore[attr-defined]
-        with self._lock:  # type: ignore[attr-defined]
-            if index in kept:
-                kept.move_to_end(index)
-                return kept[index]
-        made = self._make_weight(index)
-        with self._lock:  # type: ignore[attr-defined]
-            kept[index] = made
-            while len(kept) > _KEPT:
-                kept.popitem(last=False)
-        return made
+        kept: LastKept[_WeightAndGain] = self._weights  # type: ignore[attr-defined]
+        return kept.get(index, lambda: self._make_weight(index))
 
     def _make_weight(self, index: int) -> _WeightAndGain:
         n = self.box
