@@ -415,6 +415,14 @@ def test_nothing_outside_of_a_pack_is_read(pack, tmp_path, kind):
         open_particles(config(path), 0)
 
 
+def test_groups_within_themselves_end(pack, tmp_path):
+    def change(file):
+        file["particles/again"] = file["particles"]
+
+    with pytest.raises(InputDataError, match="lies deeper than anything in a pack does"):
+        open_particles(config(rewritten(pack, tmp_path, change)), 0)
+
+
 def _compressed(file):
     values = file["particles/values"][()]
     del file["particles/values"]

@@ -162,12 +162,14 @@ def _assumed(made: Plan) -> list[str]:
         )
     )
     usual, short, long = row.usual, row.short, row.long
+    marched = f"from shell {row.job.first_shell} one further in each up to {usual.top_shell}"
+    if row.job.first_shell == usual.top_shell:
+        marched = f"all up to shell {usual.top_shell}"
     return [
         f"measured here, CPU time of a visit: {took}",
-        f"assumed: {usual.iterations} iterations, from shell {row.job.first_shell} one further in "
-        f"each up to {usual.top_shell}, and the last pass; in brackets from {short.iterations} "
-        f"iterations up to shell {short.top_shell} to {long.iterations} up to {long.top_shell}, "
-        f"and {100 * made.constants.spread:.0f} % for the measurement",
+        f"assumed: {usual.iterations} iterations, {marched}, and the last pass; in brackets "
+        f"from {short.iterations} iterations up to shell {short.top_shell} to {long.iterations} "
+        f"up to {long.top_shell}, and {100 * made.constants.spread:.0f} % for the measurement",
         "workers: this machine's kind of core, one thread each; a link of 10 Gbit/s to the process "
         "in charge, whose memory is 'main'",
     ]

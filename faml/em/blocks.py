@@ -23,7 +23,7 @@ __all__ = ["Block", "BlockSums", "block_size", "blocks_of"]
 
 _CHUNKS = 8
 """Of a block, at least."""
-_BLOCKS = 4096
+_BLOCKS = 16_384
 """At most, however many particles: each sends its sums to whoever adds them."""
 
 

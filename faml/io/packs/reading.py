@@ -32,6 +32,8 @@ __all__ = ["FORMAT", "KIND", "is_hdf5", "open_pack", "table_of_pack"]
 
 KIND = "faml particle pack"
 FORMAT = 1
+_DEEPEST = 4
+"""Groups within groups."""
 _LONGEST_NAME = 1 << 14
 _LONGEST_TABLE = 1 << 32
 """Bytes. What is compressed may be of any size, and is not read before it is known."""
@@ -114,8 +116,12 @@ def _check_kind(path: Path, file: h5py.File) -> None:
         )
 
 
-def _refuse_links(path: Path, group: h5py.Group) -> None:
+def _refuse_links(path: Path, group: h5py.Group, depth: int = 0) -> None:
     """What a pack holds lies in it: nothing elsewhere is read because a file says so."""
+    if depth > _DEEPEST:  # perhaps a group within itself
+        raise InputDataError(
+            f"{path}: {group.name} lies deeper than anything in a pack does; {AGAIN}"
+        )
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise InputDataError(
@@ -124,7 +130,7 @@ def _refuse_links(path: Path, group: h5py.Group) -> None:
             )
         item = group[name]
         if isinstance(item, h5py.Group):
-            _refuse_links(path, item)
+            _refuse_links(path, item, depth + 1)
         elif item.external or item.is_virtual:
             raise InputDataError(
                 f"{path}: the data of {item.name} lie in another file, which those of packs do "
