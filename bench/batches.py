@@ -1,4 +1,4 @@
-"""Batches of growing size against all particles in every iteration: likelihood for visits.
+"""Batches with decaying sums against all particles in every iteration: likelihood for visits.
 
     python bench/batches.py [--count 5000] [--batch 400] [--seeds 1] [--json FILE]
 

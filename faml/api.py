@@ -235,8 +235,10 @@ def resume(
 
     Raises
     ------
-    CheckpointError
-        If there is no readable run, or its particles have changed.
+    FamlError
+        `CheckpointError` if there is no readable run, or its particles have changed; as `run`.
+    KeyboardInterrupt
+        As `run`.
     """
     folder = Path(directory)
     if folder.name == CHECKPOINT_NAME and folder.is_file():
@@ -418,7 +420,8 @@ def _interrupted(
         )
     else:
         last = checkpoint.last()
-        if not finished:
+        # In batches, many particles were not visited yet and have the poses of the start.
+        if not finished and last.running is None:
             with suppress(OutputError):  # the checkpoint is what counts
                 write_results(last, dataset, directory, em)
         message = (

@@ -290,6 +290,9 @@ class RunConfig(_Section):
         if em.similarity > 0 and em.update == "impute":
             msg = "--similarity is for the update `ratio`; leave it out or give --update ratio"
             raise ValueError(msg)
+        if em.batch is not None and em.start not in BLIND_STARTS:
+            msg = "--batch is for a start without poses; leave it out"
+            raise ValueError(msg)
         if em.symmetry_after is not None and not (symmetric and em.start in BLIND_STARTS):
             msg = "symmetry_after is for a symmetry and a start without poses; leave it out"
             raise ValueError(msg)

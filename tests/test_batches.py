@@ -15,6 +15,7 @@ from faml.em.loop import EmRun
 from faml.em.running import after_batch
 from faml.em.statistics import Statistics
 from faml.em.workers import Threads
+from faml.errors import ConfigurationError
 from faml.io.checkpoint import HDF5Checkpoint, read_run
 from faml.particles import wedge_weight
 from faml.transforms.fourier import fourier_grid
@@ -35,6 +36,11 @@ def config(**em):
 def groups(*sizes):
     order = np.random.default_rng(0).permutation(sum(sizes))
     return tuple(np.sort(part) for part in np.split(order, np.cumsum(sizes)[:-1]))
+
+
+def test_batches_are_for_starts_without_poses():
+    with pytest.raises(ConfigurationError, match="--batch is for a start without poses"):
+        config(batch=100, start="poses")
 
 
 def test_first_iterations_visit_batches_and_the_others_all():
@@ -93,7 +99,7 @@ def test_others_keep_what_they_had(particles, em):
 
 def test_resumed_and_with_threads_it_is_the_same(particles, tmp_path):
     """Also through the file, whose sums grow with the resolution."""
-    settings = config(batch=16, batch_iterations=3, classes=2, first_shell=3)
+    settings = config(batch=24, batch_iterations=3, classes=2, first_shell=2)
     path = tmp_path / "run.h5"
     whole = list(EmRun(particles, settings).states())
     assert len({state.running.sum_shell for state in whole[1:4]}) > 1
@@ -127,22 +133,52 @@ def test_sums_do_not_outlive_their_frame(particles, em):
         assert first.running is None
 
 
-def test_means_have_the_noise_of_as_many_particles():
-    """Sums of pure noise: their variance is that of `inverse_counts`."""
-    rng, grid = np.random.default_rng(1), fourier_grid(16, 3, 4)
-    sizes, kept = (20, 50, 10, 30), []
-    for _ in range(300):
+@pytest.mark.parametrize("grown", [0, 1, 5])
+def test_sums_have_the_noise_of_as_many_particles(grown):
+    """Particles keep their noise, and some come again; shells join with the last batches."""
+    rng, pool, size, steps = np.random.default_rng(1), 200, 40, 12
+    coarse, fine = fourier_grid(16, 3, 4), fourier_grid(16, 4, 6)
+    found = []
+    for _ in range(400):
+        noise = rng.normal(size=(pool, fine.sum_shell + 1))
         running = None
-        for size in sizes:
+        for step in range(steps):
+            grid = fine if step >= steps - grown or grown == 0 else coarse
+            drawn = noise[rng.permutation(pool)[:size]]
             sums = Statistics.zeros(1, grid, total=True)
-            sums.class_mass[0] = rng.normal(size=size).sum()
-            sums.particles = size
+            sums.residual[:] = drawn.sum(axis=0)[: grid.sum_shell + 1]
+            sums.observed[:] = sums.particles = size
             running = after_batch(running, (sums,), grid)
-        kept.append(running.means[0].class_mass[0])
-    expected = running.inverse_counts[0]
-    assert np.var(kept) == pytest.approx(expected, rel=0.25)
-    assert running.sums[0].particles == pytest.approx(1.0 / expected)
-    assert 1.0 / expected > max(sizes)
+        (effective,) = running.sums([pool])
+        found.append(effective.residual / effective.observed)
+    expected = running.particles([pool])[0]
+    np.testing.assert_allclose(np.var(found, axis=0) * expected, 1.0, atol=0.3)
+    np.testing.assert_allclose(effective.observed, expected)
+    assert effective.particles == pytest.approx(expected[0])
+    assert size < expected[0] < pool
+    assert (expected[5] < expected[0]) == (grown > 0)
+
+
+def test_a_shell_that_joined_is_scaled_by_itself():
+    """Numerator and denominator of all points in it, and nothing else."""
+    coarse, fine = fourier_grid(16, 3, 4), fourier_grid(16, 4, 6)
+    running = None
+    for grid in (coarse, coarse, fine):
+        sums = Statistics.zeros(1, grid, total=True)
+        for name in ("numerator", "denominator", "observed"):
+            getattr(sums, name)[...] = 50.0
+        sums.particles = 50.0
+        running = after_batch(running, (sums,), grid)
+    (found,) = running.sums([400])
+    wanted = running.particles([400])[0]
+    radius = 0.5 * np.linalg.norm(fine.weight_points, axis=1)
+    inner, outer = radius < 4.4, radius > 5.6
+    np.testing.assert_allclose(found.denominator[0, inner], wanted[0])
+    np.testing.assert_allclose(found.denominator[0, outer], wanted[6])
+    q = fine.padded_reach
+    np.testing.assert_allclose(found.numerator[0, q, q, :9], wanted[0])
+    np.testing.assert_allclose(found.numerator[0, q, q, 12:], wanted[6])
+    assert wanted[6] < 0.9 * wanted[0]
 
 
 def test_sums_move_to_finer_grids():

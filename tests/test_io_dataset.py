@@ -433,7 +433,7 @@ def test_inspect_with_tilt_range(tmp_path):
     assert one.tilt_range_deg == TILT
     assert one.tilt_range_origin == "given"
     assert one.observed_fraction == pytest.approx(120 / 180, abs=0.05)
-    assert one.costs[0].seconds == pytest.approx(1.8 * two.costs[0].seconds)
+    assert two.costs[0].seconds < one.costs[0].seconds < 2.0 * two.costs[0].seconds
 
 
 def test_the_tilt_axis_may_be_x(tmp_path):

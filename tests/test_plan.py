@@ -420,8 +420,8 @@ def test_hints_say_what_limits_a_run():
     assert hints_of(quiet) == ()
     slow = replace(CONSTANTS, adding_s=1e-6)
     assert "adding them" in hints_of(make_plan(job(1), slow, [10**6], [8]))[0]
-    crowd = hints_of(make_plan(job(1), replace(large, adding_s=1e-9), [10**7], [1100]))
-    assert any("more than 1,02" in hint and "instead of" in hint for hint in crowd)
+    crowd = hints_of(make_plan(job(1), replace(large, adding_s=1e-9), [10**7], [4400]))
+    assert any("more than 4,05" in hint and "instead of" in hint for hint in crowd)
     read = replace(CONSTANTS, volume_bytes=1e9)
     assert "every pass" in " ".join(hints_of(make_plan(job(1), read, [10**6], [8])))
 

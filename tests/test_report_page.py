@@ -322,7 +322,7 @@ def _with(index, value):
         ("assignments/log_evidences", _with(0, -np.inf), "as log_evidences"),
         ("assignments/effective_poses", _with(0, np.nan), "as effective_poses"),
         ("assignments/classes", _with(0, 7), "expected classes 0 to 0"),
-        ("assignments/probabilities", lambda values: values[:2], "of 3 particles"),
+        ("assignments/probabilities", lambda values: values[:2], "expected 3 values in prob"),
         ("log_likelihood", np.nan, "as log_likelihood"),
         ("align_shell", 0, "expected a shell of 1 or more"),
     ],

@@ -105,6 +105,10 @@ def connected(cluster: str | None) -> Iterator[Workers | None]:
             "distributed.admin.large-graph-warning-threshold": _LARGEST_ARGUMENT,
             "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
             "distributed.worker.profile.enabled": False,
+            # Nothing of ours can be moved to the disk: a worker that waits for that waits for ever.
+            "distributed.worker.memory.target": False,
+            "distributed.worker.memory.spill": False,
+            "distributed.worker.memory.pause": False,
             # Dask's own hands memory back at once, to get it again page by page.
             "distributed.nanny.pre-spawn-environ": dict.fromkeys(_ONE_THREAD, 1),
         }
@@ -139,6 +143,10 @@ def connected(cluster: str | None) -> Iterator[Workers | None]:
             raise ClusterError(
                 f"--cluster {cluster}: no scheduler or no worker could be reached ({error}); see "
                 "that both run and that this machine may connect to them"
+            ) from error
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                "interrupted while waiting for workers; nothing has changed"
             ) from error
         except ImportError as error:
             raise ClusterError(
@@ -208,15 +216,8 @@ def _jobs(batch: BatchSystem, path: str) -> Any:
 
 
 def _say_who(client: Client) -> None:
-    """Log the workers; warn where their processors differ."""
-    processors = client.run(processor)
+    """Log the workers, once they have shown that they know faml."""
+    addresses = client.run(processor)
     _LOG.info(
-        "%d workers on %s, process %d asks", len(processors), client.scheduler.address, os.getpid()
+        "%d workers on %s, process %d asks", len(addresses), client.scheduler.address, os.getpid()
     )
-    kinds = sorted({*processors.values(), processor()})
-    if len(kinds) > 1:
-        _LOG.warning(
-            "machines differ (%s): compiled for each, sums may differ in their last digits, and a "
-            "run is the same bit by bit only on machines of one kind",
-            ", ".join(kinds),
-        )

@@ -20,10 +20,11 @@ from statistics import median
 from typing import Any, Generic, TypeVar
 
 from distributed import Client, Future, KilledWorker
+from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
 from faml.clock import StageClock
-from faml.cluster.remote import Done, Parcel, keep, work
+from faml.cluster.remote import Done, Parcel, keep, processor, work
 from faml.em.workers import Plan
 from faml.errors import ClusterError
 from faml.particles import ParticleSet
@@ -39,6 +40,7 @@ _IN_FLIGHT = 4
 """Tasks per worker thread that are sent, at work, or waiting for their turn to be added."""
 _BLOCKS_PER_WORKER = 4
 _LOOK_S = 1.0
+_FETCH_S = 30.0
 _SLOW = 3.0
 """Times the median time of tasks after which one is sent to a second worker."""
 _SLOW_S = 10.0
@@ -72,10 +74,12 @@ class DaskWorkers:
         self.client = client
         self.patience_s = patience_s
         self._known: tuple[ParticleSet, Future] | None = None
+        self._processors = {processor()}
 
     def take_whole_blocks(self, blocks: int) -> bool:
         """See `em.workers.Workers`."""
-        return blocks >= _BLOCKS_PER_WORKER * self.width()
+        with _reaching_the_scheduler(self.client):
+            return blocks >= _BLOCKS_PER_WORKER * self.width()
 
     def begin(self, plan: Plan[S], particles: ParticleSet, clock: StageClock) -> DaskTasks[S]:
         """See `em.workers.Workers`."""
@@ -83,6 +87,16 @@ class DaskWorkers:
             if self._known is None or self._known[0] is not particles:
                 self._known = particles, self._shared(particles)
             return DaskTasks(self, self._shared(plan), self._known[1], clock)
+
+    def seen(self, kind: str) -> None:
+        """Warn of the first result from a kind of processor that is another than this one."""
+        if kind not in self._processors:
+            self._processors.add(kind)
+            _LOG.warning(
+                "machines differ (%s): compiled for each, sums may differ in their last digits, "
+                "and a run is the same bit by bit only on machines of one kind",
+                ", ".join(sorted(self._processors)),
+            )
 
     def width(self) -> int:
         """Threads of all workers there are now."""
@@ -120,6 +134,7 @@ class DaskTasks(Generic[S]):
         with _reaching_the_scheduler(self._workers.client):
             for done in self._in_order(task, iter(items)):
                 self._clock.add(done.seconds)
+                self._workers.seen(done.processor)
                 yield done.result
 
     def _in_order(self, task: Callable[[S, T], R], items: Iterator[T]) -> Iterator[Done]:
@@ -160,7 +175,7 @@ def _reaching_the_scheduler(client: Client) -> Iterator[None]:
     try:
         _check_connection(client)
         yield
-    except (CommClosedError, OSError, TimeoutError) as error:
+    except (ClosedClientError, CommClosedError, OSError, TimeoutError) as error:
         raise ClusterError(f"the scheduler is lost ({error}); {_GO_ON}") from error
 
 
@@ -202,10 +217,26 @@ class _Flight(Generic[T]):
         if sent.done is not None or future not in sent.futures:
             return  # somebody else was faster
         try:
-            sent.done = future.result()
-        except (KilledWorker, CancelledError) as error:
+            sent.done = future.result(timeout=_FETCH_S)
+        except (
+            TimeoutError
+        ):  # whoever had it is gone: it is made again, and nobody waits for it here
+            self._arrived.put((sent, future))
+            return
+        except KilledWorker as error:
             self._again(sent, future, error)
             return
+        except CancelledError as error:  # the scheduler remembers nothing, or is another
+            raise ClusterError(
+                f"the connection to the scheduler was lost ({error}); {_GO_ON}"
+            ) from error
+        except (ImportError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "deserializ" not in str(error):
+                raise
+            raise ClusterError(
+                f"a worker or the scheduler cannot read what it is sent ({error}); install the "
+                "same faml everywhere, also where the scheduler runs"
+            ) from error
         self._times.append(time.monotonic() - sent.since)
         self._drop(sent)
 
@@ -221,6 +252,7 @@ class _Flight(Generic[T]):
         _check_connection(self._client)
         _LOG.warning("a task was lost with its worker and is done again (%s)", error)
         if not sent.futures:
+            sent.since = time.monotonic()
             self._submit(sent)
 
     def hurry(self, waiting: Iterable[_Sent[T]], now: float) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from threading import Lock
 from typing import Any, TypeVar
@@ -26,10 +27,11 @@ _lock = Lock()
 
 @dataclass(frozen=True)
 class Done:
-    """The result of a task, and the CPU seconds that were spent in each stage for it."""
+    """The result of a task, the CPU seconds spent in each stage for it, and the processor."""
 
     result: Any
     seconds: dict[str, float]
+    processor: str
 
 
 def fingerprint() -> tuple[tuple[str, str], ...]:
@@ -38,15 +40,19 @@ def fingerprint() -> tuple[tuple[str, str], ...]:
     return (*found, ("kernels", kernel_cache_directory().name))
 
 
+_MINE = fingerprint()  # of what was imported, whatever is installed later
+
+
 @dataclass(frozen=True)
 class Parcel:
     """Something that many tasks need, under the name by which a process knows it."""
 
     key: str
     value: Any
-    fingerprint: tuple[tuple[str, str], ...] = field(default_factory=fingerprint)
+    fingerprint: tuple[tuple[str, str], ...] = _MINE
 
 
+@cache
 def processor() -> str:
     """Name of this machine's processor, for which Numba compiles."""
     import llvmlite.binding
@@ -72,7 +78,7 @@ def work(task: Callable[[Any, T], Any], plan: Parcel, particles: Parcel, item: T
     _check(plan.fingerprint)
     try:
         shared, clock = _shared(plan, particles)
-        return Done(task(shared, item), clock.taken())
+        return Done(task(shared, item), clock.taken(), processor())
     except FamlError as error:
         raise type(error)(f"{error} (on worker {platform.node()})") from error
     except OSError as error:
@@ -92,7 +98,7 @@ def _shared(plan: Parcel, particles: Parcel) -> tuple[Any, StageClock]:
 
 
 def _check(wanted: tuple[tuple[str, str], ...]) -> None:
-    mine = dict(fingerprint())
+    mine = dict(_MINE)
     for name, there in wanted:
         if mine.get(name) != there:
             raise ClusterError(

@@ -166,8 +166,8 @@ def saved_last_bytes(box: int, classes: int, folds: int, halves: int) -> int:
 
 
 def saved_running_bytes(classes: int, sum_shell: int) -> int:
-    """What a checkpoint keeps of batches, for each group: sums, and of how many particles."""
-    return sums_bytes(classes, sum_shell, total=True) + 24
+    """What a checkpoint keeps of batches, for each group: sums, and what they weigh per shell."""
+    return sums_bytes(classes, sum_shell, total=True) + 24 + 16 * (sum_shell + 1)
 
 
 def saved_once_bytes(count: int, name_bytes: float) -> int:

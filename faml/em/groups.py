@@ -91,6 +91,11 @@ class Groups:
     def __len__(self) -> int:
         return len(self.members)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Particles of each group."""
+        return tuple(map(len, self.members))
+
     def solve(
         self,
         sums: tuple[Statistics, ...],

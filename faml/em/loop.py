@@ -1,7 +1,7 @@
 """The EM loop: a generator of immutable states, whatever the strategy.
 
-One pass runs over fixed chunks of particles; each chunk sums on its own and the partial sums are
-added in chunk order, so results do not depend on the number of threads.
+One pass runs over blocks of particles whose sums are added in a fixed order (`em.blocks`), so
+results do not depend on who visits them (`em.workers`).
 """
 
 from __future__ import annotations
@@ -391,13 +391,16 @@ class EmRun:
             last=bool(keep),
             batch=keep is None,
         )
-        lost = starved(done.assignments, em)
+        reset = False
+        lost = starved(done.assignments.take(done.visited), em)
         if len(lost) and keep is None and reseeding(iteration, em):
             done = self._reseeded(done, state, grid, lost, iteration)
+            reset = True
         running = None
         if keep is None and in_batches(iteration, len(self.particles), em):
-            running = after_batch(state.running, done.sums, grid)
-            done = replace(done, sums=running.sums)
+            # With a class that began again, what the others have left is of another split.
+            running = after_batch(None if reset else state.running, done.sums, grid)
+            done = replace(done, sums=running.sums(self._groups.sizes))
         found = self._maximise(
             done,
             state.model,
@@ -591,7 +594,8 @@ class EmRun:
             iteration,
             " ".join(str(k + 1) for k in lost),
         )
-        new = reseeded(done.assignments, lost)
+        seen = done.visited  # of others it is not known how well they are explained
+        new = done.assignments.updated(seen, reseeded(done.assignments.take(seen), lost))
         again = self._pass(
             state.references, grid, FixedPose(self._context), new, iteration, batch=True
         )

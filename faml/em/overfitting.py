@@ -91,6 +91,7 @@ def check_overfitting(run: EmRun, state: State) -> Overfitting | None:
     # Detail that both halves have learnt from the true data must not help them to agree.
     going_on = replace(
         state.going_on(),
+        running=None,
         half_models=tuple(_coarse(model, first) for model in state.half_models),
         fold_models=tuple(_coarse(model, first) for model in state.fold_models),
     )

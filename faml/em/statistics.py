@@ -83,6 +83,9 @@ class Statistics:
     ) -> Statistics:
         """A total from `as_vector`; ValueError unless there are as many numbers as it has."""
         total, start = cls.zeros(classes, grid, total=True), 0
+        expected = len(total.as_vector())
+        if len(values) != expected:
+            raise ValueError(f"expected {expected} numbers, found {len(values)}")
         for field in fields(total):
             part = getattr(total, field.name)
             if not isinstance(part, np.ndarray):
@@ -92,8 +95,6 @@ class Statistics:
             flat = part.view(np.float64).reshape(-1)
             flat[:] = values[start : start + flat.size]
             start += flat.size
-        if start != len(values):
-            raise ValueError(f"expected {start} numbers, found {len(values)}")
         return total
 
     def emptied(self) -> Statistics:

@@ -137,7 +137,7 @@ class Trials:
         """The state of a start as one of the run itself, which may have no folds."""
         if self._keeps_folds:
             return state.going_on()
-        return replace(state.going_on(), fold_models=())
+        return replace(state.going_on(), fold_models=(), running=None)
 
     def best(
         self,

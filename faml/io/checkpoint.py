@@ -345,8 +345,13 @@ def _write_running(file: h5py.File, running: RunningSums | None) -> None:
     group = file.require_group("running")
     for name in ("steps", "align_shell", "sum_shell"):
         group.attrs[name] = getattr(running, name)
-    values = np.concatenate([mean.as_vector() for mean in running.means])
-    for name, array in (("values", values), ("inverse_counts", running.inverse_counts)):
+    stored = {
+        "values": np.concatenate([mean.as_vector() for mean in running.means]),
+        "weights": running.weights.reshape(-1),
+        "squares": running.squares.reshape(-1),
+        "batch": running.batch,
+    }
+    for name, array in stored.items():
         # Their number grows with the resolution.
         if name not in group:
             group.create_dataset(name, data=array, maxshape=(None,), chunks=True)

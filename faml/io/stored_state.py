@@ -238,21 +238,32 @@ def _running(root: StoredGroup, sizes: Sizes) -> RunningSums | None:
     if "running" not in root:
         return None
     group = root.group("running")
-    shells = tuple(read_shell(group, name, sizes) for name in ("align_shell", "sum_shell"))
-    inverse_counts = group.array("inverse_counts", (None,), np.float64)
+    align_shell, sum_shell = (
+        read_shell(group, name, sizes) for name in ("align_shell", "sum_shell")
+    )
+    batch = group.array("batch", (None,), np.float64)
     values = group.array("values", (None,), np.float64)
-    if len(inverse_counts) == 0 or len(values) % len(inverse_counts):
+    groups, shells = len(batch), sum_shell + 1
+    if groups == 0 or len(values) % groups or not (batch > 0).all():
         raise ValueError("expected sums of each group as what batches have left, found others")
-    grid = fourier_grid(sizes.box, *shells)
+    weights, squares = (
+        group.array(name, (groups * shells,), np.float64).reshape(groups, shells)
+        for name in ("weights", "squares")
+    )
+    if not ((weights > 0) & (squares > 0)).all():
+        raise ValueError("expected weights above 0 of what batches have left, found others")
+    grid = fourier_grid(sizes.box, align_shell, sum_shell)
     return RunningSums(
         tuple(
-            Statistics.from_vector(part, sizes.classes, grid)
-            for part in np.split(values, len(inverse_counts))
+            Statistics.from_vector(part, sizes.classes, grid) for part in np.split(values, groups)
         ),
-        inverse_counts,
+        weights,
+        squares,
+        batch,
         group.integer("steps"),
         sizes.box,
-        *shells,
+        align_shell,
+        sum_shell,
     )
 
 
