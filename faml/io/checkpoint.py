@@ -345,18 +345,15 @@ def _write_running(file: h5py.File, running: RunningSums | None) -> None:
     group = file.require_group("running")
     for name in ("steps", "align_shell", "sum_shell"):
         group.attrs[name] = getattr(running, name)
-    stored = {
-        "values": np.concatenate([mean.as_vector() for mean in running.means]),
-        "weights": running.weights.reshape(-1),
-        "squares": running.squares.reshape(-1),
-        "batch": running.batch,
-    }
-    for name, array in stored.items():
-        # Their number grows with the resolution.
-        if name not in group:
-            group.create_dataset(name, data=array, maxshape=(None,), chunks=True)
-        group[name].resize(array.shape)
-        group[name][...] = array
+    for name in ("weights", "squares", "batch"):
+        if name in group:
+            del group[name]
+        group[name] = getattr(running, name).reshape(-1)
+    values = np.concatenate([mean.as_vector() for mean in running.means])
+    if "values" not in group:  # their number grows with the resolution
+        group.create_dataset("values", data=values, maxshape=(None,), chunks=True)
+    group["values"].resize(values.shape)
+    group["values"][...] = values
 
 
 def _write_last(
