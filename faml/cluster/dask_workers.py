@@ -218,9 +218,8 @@ class _Flight(Generic[T]):
             return  # somebody else was faster
         try:
             sent.done = future.result(timeout=_FETCH_S)
-        except (
-            TimeoutError
-        ):  # whoever had it is gone: it is made again, and nobody waits for it here
+        except TimeoutError:
+            # Whoever had it is gone: it is made again, and nobody waits for that here.
             self._arrived.put((sent, future))
             return
         except KilledWorker as error:

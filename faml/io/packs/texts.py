@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -64,8 +65,9 @@ class _Stored(Sequence[T], Generic[T]):
         return type(self)(self.stored[rows])
 
     @staticmethod
+    @abstractmethod
     def _made(stored: bytes) -> T:
-        raise NotImplementedError
+        """One text as what it stands for."""
 
 
 class Texts(_Stored[str]):
